@@ -1,0 +1,277 @@
+"""The foundation: every table, and the functions that statements lean on.
+
+`pre_` in a file's name: run before the new code starts; `post_`: after the last old process has gone.
+
+Revision: 0001
+"""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+FUNCTIONS = """
+-- The one clock. In production plain now(); the test plugin replaces it, in its own databases, by one with an offset.
+CREATE FUNCTION taskrunner.clock() RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS 'SELECT now()';
+
+-- Element by element, for the histograms of task_stats.
+CREATE FUNCTION taskrunner.add_histograms(bigint[], bigint[]) RETURNS bigint[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS 'SELECT array_agg(coalesce(a, 0) + coalesce(b, 0) ORDER BY i)
+          FROM unnest($1, $2) WITH ORDINALITY AS u(a, b, i)';
+"""
+
+TABLES = """
+CREATE TABLE taskrunner.task (
+    id UUID NOT NULL,
+    maturity_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    claim_no BIGINT DEFAULT 0 NOT NULL,
+    priority INTEGER DEFAULT 100 NOT NULL,
+    tries INTEGER DEFAULT 0 NOT NULL,
+    crashes INTEGER DEFAULT 0 NOT NULL,
+    max_retries INTEGER DEFAULT 3 NOT NULL,
+    has_children BOOLEAN DEFAULT false NOT NULL,
+    tenant TEXT DEFAULT 'default' NOT NULL,
+    queue TEXT DEFAULT 'default' NOT NULL,
+    type TEXT NOT NULL,
+    state TEXT DEFAULT 'pending' NOT NULL,
+    runner_id UUID,
+    claimed_at TIMESTAMP WITH TIME ZONE,
+    started_at TIMESTAMP WITH TIME ZONE,
+    deadline_at TIMESTAMP WITH TIME ZONE,
+    cancel_requested_at TIMESTAMP WITH TIME ZONE,
+    unique_key TEXT,
+    requeued_from UUID,
+    schedule_id UUID,
+    tick_at TIMESTAMP WITH TIME ZONE,
+    payload JSONB DEFAULT '{}' NOT NULL,
+    meta JSONB DEFAULT '{}' NOT NULL,
+    errors JSONB DEFAULT '[]' NOT NULL,
+    progress JSONB,
+    successor JSONB,
+    PRIMARY KEY (id),
+    CONSTRAINT task_state_check CHECK (state IN ('pending', 'running', 'blocked')),
+    CONSTRAINT task_tenant_check CHECK (tenant <> '')
+);
+CREATE INDEX task_claim ON taskrunner.task (queue, type, priority, maturity_at, id) WHERE state = 'pending';
+CREATE INDEX task_running ON taskrunner.task (runner_id) WHERE state = 'running';
+CREATE UNIQUE INDEX task_tick ON taskrunner.task (schedule_id, tick_at) WHERE schedule_id IS NOT NULL;
+CREATE UNIQUE INDEX task_unique ON taskrunner.task (tenant, type, unique_key) WHERE unique_key IS NOT NULL;
+CREATE TABLE taskrunner.task_history (
+    id UUID NOT NULL,
+    finished_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    started_at TIMESTAMP WITH TIME ZONE,
+    maturity_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    claim_no BIGINT NOT NULL,
+    run_seconds DOUBLE PRECISION,
+    priority INTEGER NOT NULL,
+    tries INTEGER NOT NULL,
+    crashes INTEGER NOT NULL,
+    max_retries INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    type TEXT NOT NULL,
+    state TEXT NOT NULL,
+    runner_id UUID,
+    unique_key TEXT,
+    requeued_from UUID,
+    schedule_id UUID,
+    tick_at TIMESTAMP WITH TIME ZONE,
+    payload JSONB NOT NULL,
+    meta JSONB NOT NULL,
+    errors JSONB NOT NULL,
+    progress JSONB,
+    result JSONB,
+    CONSTRAINT task_history_pkey PRIMARY KEY (id, finished_at),
+    CONSTRAINT task_history_state_check CHECK (state IN ('succeeded', 'ignored', 'cancelled'))
+) PARTITION BY RANGE (finished_at);
+CREATE TABLE taskrunner.dead_letter (
+    id UUID NOT NULL,
+    finished_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    started_at TIMESTAMP WITH TIME ZONE,
+    maturity_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    claim_no BIGINT NOT NULL,
+    run_seconds DOUBLE PRECISION,
+    priority INTEGER NOT NULL,
+    tries INTEGER NOT NULL,
+    crashes INTEGER NOT NULL,
+    max_retries INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    type TEXT NOT NULL,
+    runner_id UUID,
+    unique_key TEXT,
+    requeued_from UUID,
+    requeued_as UUID,
+    schedule_id UUID,
+    tick_at TIMESTAMP WITH TIME ZONE,
+    payload JSONB NOT NULL,
+    meta JSONB NOT NULL,
+    errors JSONB NOT NULL,
+    progress JSONB,
+    PRIMARY KEY (id)
+);
+CREATE INDEX dead_letter_finished ON taskrunner.dead_letter (finished_at);
+CREATE INDEX dead_letter_open ON taskrunner.dead_letter (type, id) WHERE requeued_as IS NULL;
+CREATE TABLE taskrunner.runner (
+    id UUID NOT NULL,
+    kind TEXT DEFAULT 'runner' NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    queues TEXT[] DEFAULT '{}' NOT NULL,
+    types TEXT[] DEFAULT '{}' NOT NULL,
+    slots INTEGER DEFAULT 0 NOT NULL,
+    running INTEGER DEFAULT 0 NOT NULL,
+    strays INTEGER DEFAULT 0 NOT NULL,
+    version TEXT NOT NULL,
+    started_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    lease_until TIMESTAMP WITH TIME ZONE NOT NULL,
+    PRIMARY KEY (id)
+);
+CREATE INDEX runner_lease ON taskrunner.runner (lease_until);
+CREATE TABLE taskrunner.schedule (
+    id UUID NOT NULL,
+    tenant TEXT DEFAULT 'default' NOT NULL,
+    name TEXT NOT NULL,
+    type TEXT NOT NULL,
+    trigger TEXT NOT NULL,
+    timezone TEXT DEFAULT 'UTC' NOT NULL,
+    start_at TIMESTAMP WITH TIME ZONE,
+    end_at TIMESTAMP WITH TIME ZONE,
+    jitter INTERVAL,
+    key TEXT,
+    next_tick_at TIMESTAMP WITH TIME ZONE,
+    last_tick_at TIMESTAMP WITH TIME ZONE,
+    last_task_id UUID,
+    last_error TEXT,
+    ticks BIGINT DEFAULT 0 NOT NULL,
+    skipped BIGINT DEFAULT 0 NOT NULL,
+    paused BOOLEAN DEFAULT false NOT NULL,
+    catch_up TEXT DEFAULT 'latest' NOT NULL,
+    payload JSONB DEFAULT '{}' NOT NULL,
+    declared_in TEXT DEFAULT 'code' NOT NULL,
+    declared_version BIGINT DEFAULT 0 NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    PRIMARY KEY (id),
+    CONSTRAINT schedule_name UNIQUE (tenant, name),
+    CONSTRAINT schedule_catch_up_check CHECK (catch_up IN ('latest', 'all', 'skip')),
+    CONSTRAINT schedule_declared_in_check CHECK (declared_in IN ('code', 'runtime'))
+);
+CREATE INDEX schedule_due ON taskrunner.schedule (next_tick_at) WHERE NOT paused;
+CREATE TABLE taskrunner.dependency (
+    parent_id UUID NOT NULL,
+    child_id UUID NOT NULL,
+    on_failure TEXT DEFAULT 'fail' NOT NULL,
+    CONSTRAINT dependency_pkey PRIMARY KEY (parent_id, child_id)
+);
+CREATE INDEX dependency_child ON taskrunner.dependency (child_id);
+CREATE TABLE taskrunner.effect (
+    task_id UUID NOT NULL,
+    key TEXT NOT NULL,
+    tenant TEXT DEFAULT 'default' NOT NULL,
+    value JSONB,
+    claim_no BIGINT NOT NULL,
+    done_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT effect_pkey PRIMARY KEY (task_id, key)
+);
+CREATE TABLE taskrunner.idempotency_key (
+    tenant TEXT NOT NULL,
+    type TEXT NOT NULL,
+    key TEXT NOT NULL,
+    task_id UUID NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT idempotency_key_pkey PRIMARY KEY (tenant, type, key)
+);
+CREATE INDEX idempotency_key_expiry ON taskrunner.idempotency_key (expires_at);
+CREATE TABLE taskrunner.queue_settings (
+    queue TEXT NOT NULL,
+    paused BOOLEAN DEFAULT false NOT NULL,
+    paused_at TIMESTAMP WITH TIME ZONE,
+    fair BOOLEAN DEFAULT false NOT NULL,
+    fair_cursor TEXT DEFAULT '' NOT NULL,
+    weights JSONB DEFAULT '{}' NOT NULL,
+    limits JSONB DEFAULT '{}' NOT NULL,
+    PRIMARY KEY (queue)
+);
+CREATE TABLE taskrunner.tenant_role (
+    role TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    PRIMARY KEY (role)
+);
+CREATE TABLE taskrunner.task_log (
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    task_id UUID NOT NULL,
+    tenant TEXT DEFAULT 'default' NOT NULL,
+    claim_no BIGINT NOT NULL,
+    logged_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    level TEXT NOT NULL,
+    message TEXT NOT NULL,
+    PRIMARY KEY (id)
+);
+CREATE INDEX task_log_task ON taskrunner.task_log (task_id, id);
+CREATE TABLE taskrunner.audit (
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    acted_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    tenant TEXT DEFAULT 'default' NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    target TEXT NOT NULL,
+    details JSONB DEFAULT '{}' NOT NULL,
+    PRIMARY KEY (id)
+);
+CREATE INDEX audit_acted ON taskrunner.audit (acted_at);
+CREATE TABLE taskrunner.task_stats (
+    minute TIMESTAMP WITH TIME ZONE NOT NULL,
+    runner_id UUID NOT NULL,
+    tenant TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    type TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    count BIGINT NOT NULL,
+    run_seconds DOUBLE PRECISION NOT NULL,
+    wait_seconds DOUBLE PRECISION NOT NULL,
+    run_histogram BIGINT[] NOT NULL,
+    wait_histogram BIGINT[] NOT NULL,
+    CONSTRAINT task_stats_pkey PRIMARY KEY (minute, runner_id, tenant, queue, type, outcome)
+);
+"""
+
+STORAGE = """
+-- A missing partition never fails a task: rows go here, and the janitor moves them.
+CREATE TABLE taskrunner.task_history_default PARTITION OF taskrunner.task_history DEFAULT;
+
+-- The hot table: every row is updated once or twice and deleted, so vacuum must come often, and without naps.
+ALTER TABLE taskrunner.task SET (
+    fillfactor = 70,
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0.05,
+    autovacuum_analyze_threshold = 1000
+);
+ALTER TABLE taskrunner.runner SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1);
+ALTER TABLE taskrunner.task_stats SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+"""
+
+
+def upgrade() -> None:
+    op.execute("CREATE SCHEMA IF NOT EXISTS taskrunner")
+    for script in (FUNCTIONS, TABLES, STORAGE):
+        op.execute(script)
+
+
+def downgrade() -> None:
+    for table in (
+        "task", "task_history", "dead_letter", "runner", "schedule", "dependency", "effect", "idempotency_key",
+        "queue_settings", "tenant_role", "task_log", "audit", "task_stats",
+    ):
+        op.execute(f"DROP TABLE taskrunner.{table}")
+    op.execute("DROP FUNCTION taskrunner.add_histograms(bigint[], bigint[])")
+    op.execute("DROP FUNCTION taskrunner.clock()")

@@ -1,0 +1,194 @@
+"""Connections and the two pumps: one storage body, run by a blocking or by an asynchronous connection.
+
+A storage function returns an `Op`, or, where it takes several statements, a generator that yields `Op`s and
+returns its result (the way psycopg itself is built). `run` and `arun` execute either; a generator runs inside
+one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import TupleRow
+
+from taskrunner.errors import DatabaseUnreachable, SchemaBehind, TaskrunnerError
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Op(Generic[T]):
+    """One statement, its parameters, and how its rows become a value."""
+
+    sql: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    read: Callable[[Sequence[Row]], T] = lambda rows: rows  # type: ignore[assignment,return-value]  # T is Sequence[Row] here
+
+
+Steps = Generator[Op[Any], Any, T]
+"""Several statements of one transaction: yields each `Op`, is sent its value, returns the result."""
+
+Work = Op[T] | Steps[T]
+
+
+def nothing(rows: Sequence[Row]) -> None:
+    """Read no value: for statements whose effect is all."""
+
+
+def scalar(rows: Sequence[Row]) -> Any:
+    """Read the first column of the first row; None without one."""
+    return rows[0][0] if rows else None
+
+
+def column(rows: Sequence[Row]) -> list[Any]:
+    """Read the first column of every row."""
+    return [row[0] for row in rows]
+
+
+def run(conn: Connection[Any], work: Work[T]) -> T:
+    """Execute `work` on a blocking connection.
+
+    Raises: `DatabaseUnreachable` when the connection breaks, `SchemaBehind` when a table or column is missing.
+    """
+    with translated():
+        if isinstance(work, Op):
+            return work.read(_rows(conn.execute(work.sql, work.params, binary=True)))
+        with conn.transaction():
+            return _drive(conn, work)
+
+
+async def arun(conn: AsyncConnection[Any], work: Work[T]) -> T:
+    """Execute `work` on an asynchronous connection; raises what `run` raises."""
+    with translated():
+        if isinstance(work, Op):
+            return work.read(await _arows(await conn.execute(work.sql, work.params, binary=True)))
+        async with conn.transaction():
+            return await _adrive(conn, work)
+
+
+def _drive(conn: Connection[Any], steps: Steps[T]) -> T:
+    value: Any = None
+    while True:
+        try:
+            op = steps.send(value)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
+        value = op.read(_rows(conn.execute(op.sql, op.params, binary=True)))
+
+
+async def _adrive(conn: AsyncConnection[Any], steps: Steps[T]) -> T:
+    value: Any = None
+    while True:
+        try:
+            op = steps.send(value)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
+        value = op.read(await _arows(await conn.execute(op.sql, op.params, binary=True)))
+
+
+def _rows(cursor: psycopg.Cursor[TupleRow]) -> Sequence[Row]:
+    return cursor.fetchall() if cursor.description is not None else ()
+
+
+async def _arows(cursor: psycopg.AsyncCursor[TupleRow]) -> Sequence[Row]:
+    return await cursor.fetchall() if cursor.description is not None else ()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors that a person can do something about into ours, with the remedy."""
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as error:
+        raise SchemaBehind(f"{_first_line(error)}: run `taskrunner migrate`") from error
+    except psycopg.errors.UndefinedFunction as error:
+        if "taskrunner." not in str(error):
+            raise
+        raise SchemaBehind(f"{_first_line(error)}: run `taskrunner migrate`") from error
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+        raise  # an OperationalError by class, but the connection is well
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise DatabaseUnreachable(f"the database cannot be reached: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# TCP keepalives notice a vanished peer; a connect attempt does not hang for minutes.
+_CONNECT = {
+    "connect_timeout": "10",
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+
+
+def _arguments(url: str, name: str, prepare: bool) -> dict[str, Any]:
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    defaults = {key: value for key, value in _CONNECT.items() if key not in given}
+    threshold = 3 if prepare else None
+    return {**defaults, "application_name": name, "autocommit": True, "prepare_threshold": threshold}
+
+
+def connect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> Connection[TupleRow]:
+    """Open a blocking connection in autocommit mode. Raises: `DatabaseUnreachable`."""
+    with translated():
+        return Connection.connect(url, **_arguments(url, name, prepare))
+
+
+async def aconnect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> AsyncConnection[TupleRow]:
+    """Open an asynchronous connection in autocommit mode. Raises: `DatabaseUnreachable`."""
+    with translated():
+        return await AsyncConnection.connect(url, **_arguments(url, name, prepare))
+
+
+class Link:
+    """One asynchronous connection that is opened when needed and thrown away when it breaks.
+
+    A link is used by one caller at a time; it never retries by itself, since only the caller knows whether the
+    lost statement may be repeated.
+    """
+
+    def __init__(self, url: str, *, name: str, prepare: bool = True) -> None:
+        self._url, self._name, self._prepare = url, name, prepare
+        self._conn: AsyncConnection[TupleRow] | None = None
+
+    async def run(self, work: Work[T]) -> T:
+        """Execute `work`, connecting first if need be. Raises: `DatabaseUnreachable` and the connection is dropped."""
+        async with self.connection() as conn:
+            return await arun(conn, work)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """Lend the connection; a broken one, or one left in mid-statement by a cancellation, is closed after use."""
+        if self._conn is None or self._conn.closed:
+            self._conn = await aconnect(self._url, name=self._name, prepare=self._prepare)
+        conn = self._conn
+        try:
+            yield conn
+        except TaskrunnerError as error:
+            if isinstance(error, DatabaseUnreachable):
+                await self.close()
+            raise
+        except psycopg.Error:
+            if conn.broken:
+                await self.close()
+            raise
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            await conn.close()
