@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 NOTE = "<!-- Made from the code by `make docs`; changes here are overwritten. -->\n\n"
 STATES = """# The life of a task
 
@@ -25,13 +25,7 @@ others are terminal, and every task ends in exactly one of them.
 
 def states(module: Any) -> str:
     """Return the page that draws the table of transitions."""
-    return STATES.format(diagram=module.diagram())
-
-
-def settings(module: Any) -> str:
-    """Return the page that lists every setting with its meaning and default."""
-    text: str = module.reference()
-    return text
+    return NOTE + STATES.format(diagram=module.diagram())
 
 
 def commands(module: Any) -> str:
@@ -40,13 +34,15 @@ def commands(module: Any) -> str:
     from typer.cli import get_docs_for_click
 
     root = typer.main.get_command(module.app)
-    return get_docs_for_click(obj=root, ctx=typer.Context(root), name="taskrunner")
+    text = get_docs_for_click(obj=root, ctx=typer.Context(root), name="taskrunner")
+    return NOTE + "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
 
 
 PAGES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("explanation/states.md", "taskrunner.states", states),
-    ("reference/settings.md", "taskrunner.settings", settings),
-    ("reference/cli.md", "taskrunner.cli", commands),
+    ("docs/explanation/states.md", "taskrunner.states", states),
+    ("docs/reference/settings.md", "taskrunner.settings_reference", lambda module: str(module.reference())),
+    (".env.example", "taskrunner.settings_reference", lambda module: str(module.example())),
+    ("docs/reference/cli.md", "taskrunner.cli", commands),
 )
 
 
@@ -54,8 +50,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     """Yield the file and the text of every page whose module is there."""
     for name, module, render in PAGES:
         if find_spec(module) is not None:
-            lines = (NOTE + render(import_module(module))).splitlines()
-            yield DOCS / name, "\n".join(line.rstrip() for line in lines) + "\n"
+            yield ROOT / name, render(import_module(module))
 
 
 def main() -> None:
@@ -63,7 +58,7 @@ def main() -> None:
     for path, text in pages():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        print(path.relative_to(DOCS.parent))
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":
