@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 from taskrunner.db import Op, scalar, translated
 from taskrunner.errors import SchemaBehind
 
-CURRENT = Op[str | None]("SELECT version_num FROM taskrunner.schema_version", {}, scalar)
+CURRENT: Op[str | None] = Op("SELECT version_num FROM taskrunner.schema_version", {}, scalar)
 
 
 def folder() -> Path:

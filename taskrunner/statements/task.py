@@ -72,7 +72,8 @@ SELECT n.id, coalesce(same.id, keyed.id, ended.id, dead.id)
           AND (t.type = n.type OR t.type IN (SELECT jsonb_array_elements_text(%(aliases)s::jsonb -> n.type)))
         LIMIT 1) keyed ON n.unique_key IS NOT NULL
   LEFT JOIN LATERAL (
-       SELECT h.id FROM taskrunner.task_history h WHERE h.id = n.id AND h.finished_at >= %(since)s LIMIT 1) ended ON true
+       SELECT h.id FROM taskrunner.task_history h
+        WHERE h.id = n.id AND h.finished_at >= %(since)s LIMIT 1) ended ON true
   LEFT JOIN taskrunner.dead_letter dead ON dead.id = n.id
 """
 
@@ -88,15 +89,19 @@ COUNTED = """counted AS (
            run_seconds, wait_seconds, run_histogram, wait_histogram)
     SELECT date_trunc('minute', taskrunner.clock()), %(runner_id)s, b.tenant, b.queue, b.type, b.outcome, count(*),
            sum(b.run_seconds), sum(b.wait_seconds),
-           ARRAY[count(*) FILTER (WHERE b.run = 0), count(*) FILTER (WHERE b.run = 1), count(*) FILTER (WHERE b.run = 2),
-                 count(*) FILTER (WHERE b.run = 3), count(*) FILTER (WHERE b.run = 4), count(*) FILTER (WHERE b.run = 5),
-                 count(*) FILTER (WHERE b.run = 6), count(*) FILTER (WHERE b.run = 7), count(*) FILTER (WHERE b.run = 8),
-                 count(*) FILTER (WHERE b.run = 9), count(*) FILTER (WHERE b.run = 10), count(*) FILTER (WHERE b.run = 11),
+           ARRAY[count(*) FILTER (WHERE b.run = 0), count(*) FILTER (WHERE b.run = 1),
+                 count(*) FILTER (WHERE b.run = 2), count(*) FILTER (WHERE b.run = 3),
+                 count(*) FILTER (WHERE b.run = 4), count(*) FILTER (WHERE b.run = 5),
+                 count(*) FILTER (WHERE b.run = 6), count(*) FILTER (WHERE b.run = 7),
+                 count(*) FILTER (WHERE b.run = 8), count(*) FILTER (WHERE b.run = 9),
+                 count(*) FILTER (WHERE b.run = 10), count(*) FILTER (WHERE b.run = 11),
                  count(*) FILTER (WHERE b.run = 12)],
-           ARRAY[count(*) FILTER (WHERE b.wait = 0), count(*) FILTER (WHERE b.wait = 1), count(*) FILTER (WHERE b.wait = 2),
-                 count(*) FILTER (WHERE b.wait = 3), count(*) FILTER (WHERE b.wait = 4), count(*) FILTER (WHERE b.wait = 5),
-                 count(*) FILTER (WHERE b.wait = 6), count(*) FILTER (WHERE b.wait = 7), count(*) FILTER (WHERE b.wait = 8),
-                 count(*) FILTER (WHERE b.wait = 9), count(*) FILTER (WHERE b.wait = 10), count(*) FILTER (WHERE b.wait = 11),
+           ARRAY[count(*) FILTER (WHERE b.wait = 0), count(*) FILTER (WHERE b.wait = 1),
+                 count(*) FILTER (WHERE b.wait = 2), count(*) FILTER (WHERE b.wait = 3),
+                 count(*) FILTER (WHERE b.wait = 4), count(*) FILTER (WHERE b.wait = 5),
+                 count(*) FILTER (WHERE b.wait = 6), count(*) FILTER (WHERE b.wait = 7),
+                 count(*) FILTER (WHERE b.wait = 8), count(*) FILTER (WHERE b.wait = 9),
+                 count(*) FILTER (WHERE b.wait = 10), count(*) FILTER (WHERE b.wait = 11),
                  count(*) FILTER (WHERE b.wait = 12)]
       FROM (SELECT e.tenant, e.queue, e.type, e.outcome, e.run_seconds, e.wait_seconds,
                    width_bucket(e.run_seconds, %(bounds)s::float8[]) AS run,
@@ -259,7 +264,7 @@ UPDATE taskrunner.task t
    SET state = 'pending', tries = t.tries + 1, runner_id = NULL, claimed_at = NULL, started_at = NULL,
        deadline_at = NULL, progress = NULL, maturity_at = taskrunner.clock() + make_interval(secs => l.delay),
        errors = (CASE WHEN jsonb_array_length(t.errors) >= 100 THEN t.errors - 0 ELSE t.errors END)
-                || jsonb_build_object('at', taskrunner.clock(), 'runner', t.runner_id, 'try', t.tries + 1) || l.error
+                || (jsonb_build_object('at', taskrunner.clock(), 'runner', t.runner_id, 'try', t.tries + 1) || l.error)
   FROM locked l
  WHERE t.id = l.id
 RETURNING t.id, t.tenant, t.queue, t.type, t.priority, l.delay, l.run_seconds, l.wait_seconds

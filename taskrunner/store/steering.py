@@ -1,0 +1,115 @@
+"""What people do to tasks: cancel, retry now, reschedule, requeue, delete; pause and resume of queues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from taskrunner.db import Op, Row, Steps, column, nothing
+from taskrunner.errors import Conflict, NotFound
+from taskrunner.statements import steering as sql
+from taskrunner.store.task import Due, announce
+
+CANCEL_CHANNEL = "taskrunner_cancel"
+"""NOTIFY channel: the id of a running task that somebody asked to stop."""
+
+
+class _Where(NamedTuple):
+    state: str
+    type: str
+    unique_key: str | None
+
+
+def cancel(id_: UUID, *, running: bool = True) -> Steps[str]:
+    """Cancel a pending or blocked task, or ask the runner of a running one to stop it.
+
+    Returns: `cancelled`, or `requested` for a running task.
+    Raises: `NotFound`; `Conflict` naming the state when it has ended, or is running and `running` is False.
+    """
+    gone = yield Op(sql.CANCEL, {"id": id_}, list)
+    if gone:
+        yield _count_cancelled(gone[0])
+        return "cancelled"
+    if running and (asked := (yield Op(sql.REQUEST_CANCEL, {"id": id_}, list))):
+        yield Op(sql.NOTIFY_CANCEL, {"message": str(asked[0][0])}, nothing)
+        return "requested"
+    raise (yield from _refusal(id_, "cancelled"))
+
+
+def reschedule(id_: UUID, *, at: datetime | None = None, delay: timedelta = timedelta(0)) -> Steps[Due]:
+    """Give a pending task a new maturity: the instant `at`, or `delay` from now.
+
+    Raises: `NotFound`; `Conflict` naming the state when it is not pending.
+    """
+    moved = yield Op(sql.RESCHEDULE, {"id": id_, "at": at, "delay": delay}, _dues)
+    if not moved:
+        raise (yield from _refusal(id_, "rescheduled"))
+    yield announce(moved)
+    due: Due = moved[0]
+    return due
+
+
+def retry_now(id_: UUID, new_id: UUID) -> Steps[UUID]:
+    """Make a pending task due now, or requeue a dead one as `new_id`; returns the id to look for.
+
+    Raises: `NotFound`; `Conflict` naming the state, or the key that is taken again.
+    """
+    moved = yield Op(sql.RESCHEDULE, {"id": id_, "at": None, "delay": timedelta(0)}, _dues)
+    if moved:
+        yield announce(moved)
+        return id_
+    yield from requeue(id_, new_id)
+    return new_id
+
+
+def requeue(id_: UUID, new_id: UUID) -> Steps[UUID]:
+    """Turn a dead letter into a new pending task with tries 0, linked to the old.
+
+    Raises: `NotFound`; `Conflict` naming the state, or the key that is taken again.
+    """
+    fresh = yield Op(sql.REQUEUE, {"id": id_, "new_id": new_id}, _dues)
+    if not fresh:
+        raise (yield from _refusal(id_, "requeued"))
+    yield announce(fresh)
+    return new_id
+
+
+def delete_dead(id_: UUID) -> Steps[UUID]:
+    """Delete a dead letter for good. Raises: `NotFound`; `Conflict` naming the state of a task that is not dead."""
+    gone = yield Op(sql.DELETE_DEAD, {"id": id_}, column)
+    if not gone:
+        raise (yield from _refusal(id_, "deleted"))
+    return id_
+
+
+def pause_queue(queue: str, *, paused: bool) -> Op[list[str]]:
+    """Stop (or let) runners claim from a queue; what runs goes on."""
+    return Op(sql.PAUSE_QUEUE, {"queue": queue, "paused": paused}, column)
+
+
+def resume_queue(queue: str) -> Steps[list[str]]:
+    """Let runners claim from a queue again, and wake them."""
+    resumed = yield pause_queue(queue, paused=False)
+    yield announce([Due(UUID(int=0), queue, 0, 0.0)])
+    return list(resumed)
+
+
+def _refusal(id_: UUID, verb: str) -> Steps[Exception]:
+    found = yield Op(sql.STATE, {"id": id_}, lambda rows: [_Where(*row) for row in rows])
+    if not found:
+        return NotFound(f"no task {id_}: it was never stored, or retention has removed it")
+    where: _Where = found[0]
+    if where.state == "dead" and verb == "requeued":
+        return Conflict(f"task {id_} cannot be requeued: its key {where.unique_key!r} is taken by a live {where.type}")
+    hint = ": use `taskrunner dead requeue|delete`" if where.state == "dead" else ""
+    return Conflict(f"task {id_} is {where.state} and cannot be {verb}{hint}")
+
+
+def _count_cancelled(row: Row) -> Op[Any]:
+    return Op(sql.COUNT_CANCELLED, {"tenant": row[1], "queue": row[2], "type": row[3]}, nothing)
+
+
+def _dues(rows: Sequence[Row]) -> list[Due]:
+    return [Due(*row) for row in rows]

@@ -1,0 +1,376 @@
+"""A task's life: enqueue, cycle (end and claim), retry, snooze, bury, release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from taskrunner.db import Op, Row, Steps, column, nothing, scalar
+from taskrunner.statements import task as sql
+
+BOUNDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0]
+"""Upper bounds in seconds of the run-time and waiting-time histograms; the thirteenth bucket is open."""
+
+CHANNEL = "taskrunner"
+"""NOTIFY channel: a JSON object with `queue`, `priority` and `due_in`, the seconds until the task's maturity."""
+
+
+class Enqueued(NamedTuple):
+    """What became of an enqueue: `created` is False when `id` names a task that was there already."""
+
+    id: UUID
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to be inserted; `at` decides over `delay`. `payload` and `meta` are JSON texts that were checked."""
+
+    id: UUID
+    type: str
+    payload: str
+    queue: str
+    tenant: str = "default"
+    priority: int = 100
+    max_retries: int = 3
+    unique_key: str | None = None
+    meta: str = "{}"
+    requeued_from: UUID | None = None
+    schedule_id: UUID | None = None
+    tick_at: datetime | None = None
+    at: datetime | None = None
+    delay: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A caller's key for one enqueue and how long it stays taken."""
+
+    key: str
+    retention: timedelta
+
+
+class Claimed(NamedTuple):
+    """A task in this runner's hands; the fields are the columns of CYCLE, in order."""
+
+    id: UUID
+    claim_no: int
+    tenant: str
+    queue: str
+    type: str
+    priority: int
+    payload: str
+    maturity_at: datetime
+    tries: int
+    crashes: int
+    max_retries: int
+    errors: list[dict[str, Any]]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of a claim, or what sends it back. Seconds are by the runner's monotonic clock.
+
+    `age` is how long ago the run started, `run_seconds` how long it lasted; `detail` is the result, the error or the
+    list of errors as JSON text; `delay` the seconds until the next maturity, for retries and snoozes.
+    """
+
+    id: UUID
+    claim_no: int
+    run_seconds: float = 0.0
+    age: float = 0.0
+    state: str = "succeeded"
+    detail: str | None = None
+    delay: float = 0.0
+
+
+class Started(NamedTuple):
+    """A claim whose run began `age` seconds ago."""
+
+    id: UUID
+    claim_no: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """What one round trip asks for: `endings` to write, `started` to mark, up to `room` tasks of `queue`."""
+
+    runner_id: UUID
+    endings: Sequence[Ending] = ()
+    started: Sequence[Started] = ()
+    queue: str = "default"
+    types: Sequence[str] = ()
+    room: int = 0
+    suspects: bool = True
+    wide: bool = False
+    start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cycled:
+    """What one round trip brought: claims in the order of their start; endings whose row was not found."""
+
+    claimed: list[Claimed] = field(default_factory=list)
+    left: list[tuple[UUID, int]] = field(default_factory=list)
+
+
+class Due(NamedTuple):
+    """A task that is pending: in which queue, how urgent, and in how many seconds it is due."""
+
+    id: UUID
+    queue: str
+    priority: int
+    due_in: float
+
+
+class Fate(NamedTuple):
+    """Of a claim whose ending found no row: does this runner still hold it, or was its end written before?"""
+
+    id: UUID
+    held: bool
+    ended: bool
+
+
+# ── enqueue ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def add(
+    tasks: Sequence[NewTask],
+    *,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+    idempotency: Idempotency | None = None,
+    notify: bool = True,
+) -> Steps[list[Enqueued]]:
+    """Insert `tasks` in one transaction, all or nothing; repeating it with the same ids changes nothing.
+
+    Of tasks with a unique key, the one that is live already answers. `idempotency` goes with a single task.
+    `aliases` maps a type to the older names under which its tasks may be queued.
+    """
+    if idempotency is not None and (earlier := (yield from _keep_key(tasks[0], idempotency))) is not None:
+        return [Enqueued(earlier, created=False)]
+    known = {name: list(old) for name, old in (aliases or {}).items()}
+    answers = yield from _insert({task.id: task for task in tasks}, known, notify)
+    if idempotency is not None and not answers[tasks[0].id].created:
+        yield _key_op(sql.MOVE_IDEMPOTENCY_KEY, tasks[0], idempotency, to_id=answers[tasks[0].id].id)
+    seen: set[UUID] = set()
+    return [_answer(answers[task.id], task.id, seen) for task in tasks]
+
+
+def _answer(answer: Enqueued, asked: UUID, seen: set[UUID]) -> Enqueued:
+    """One task given twice in a batch was created once."""
+    repeated = asked in seen
+    seen.add(asked)
+    return Enqueued(answer.id, created=False) if repeated else answer
+
+
+def _keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
+    kept = yield _key_op(sql.KEEP_IDEMPOTENCY_KEY, task, idempotency, retention=idempotency.retention)
+    if kept is not None:
+        return None
+    earlier: UUID | None = yield _key_op(sql.IDEMPOTENT_TASK, task, idempotency)
+    return earlier
+
+
+def _key_op(text: str, task: NewTask, idempotency: Idempotency, **more: Any) -> Op[Any]:
+    names = {"tenant": task.tenant, "type": task.type, "key": idempotency.key, "task_id": task.id}
+    return Op(text, {**names, **more}, scalar)
+
+
+def _insert(
+    waiting: dict[UUID, NewTask], aliases: Mapping[str, Sequence[str]], notify: bool
+) -> Steps[dict[UUID, Enqueued]]:
+    answers: dict[UUID, Enqueued] = {}
+    inserted: list[Due] = []
+    while waiting:
+        rows = yield Op(sql.ADD, _add_params(list(waiting.values()), aliases), _dues)
+        fresh = {row.id for row in rows}
+        ended = yield from _take_back_ended(list(fresh))
+        inserted += [row for row in rows if row.id not in ended]
+        answers |= {id_: Enqueued(id_, created=id_ not in ended) for id_ in fresh}
+        waiting = {id_: task for id_, task in waiting.items() if id_ not in fresh}
+        if waiting:
+            incumbents = yield Op(sql.INCUMBENT, _incumbent_params(list(waiting.values()), aliases), dict)
+            answers |= {id_: Enqueued(there, created=False) for id_, there in incumbents.items() if there}
+            # Whoever stood in the way has ended meanwhile: its key is free, insert again.
+            waiting = {id_: task for id_, task in waiting.items() if incumbents.get(id_) is None}
+    if notify and inserted:
+        yield announce(inserted)
+    return answers
+
+
+def _take_back_ended(ids: list[UUID]) -> Steps[set[UUID]]:
+    if not ids:
+        return set()
+    ended = set((yield Op(sql.ALREADY_ENDED, {"ids": ids, "since": _since(ids)}, column)))
+    if ended:
+        yield Op(sql.TAKE_BACK, {"ids": list(ended)}, column)
+    return ended
+
+
+def _since(ids: Collection[UUID]) -> datetime:
+    """Return a day before the oldest id was made: no task with such an id ended earlier.
+
+    A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7); any other id could be of any age. The day is
+    for clients whose clocks are wrong.
+    """
+    if any(id_.version != 7 for id_ in ids):
+        return datetime(1970, 1, 1, tzinfo=UTC)
+    made = datetime.fromtimestamp(min(id_.int >> 80 for id_ in ids) / 1000, tz=UTC)
+    return min(made, datetime.now(UTC)) - timedelta(days=1)
+
+
+def _add_params(tasks: Sequence[NewTask], aliases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {
+        "ids": [task.id for task in tasks],
+        "tenants": [task.tenant for task in tasks],
+        "queues": [task.queue for task in tasks],
+        "types": [task.type for task in tasks],
+        "priorities": [task.priority for task in tasks],
+        "payloads": [task.payload for task in tasks],
+        "max_retries": [task.max_retries for task in tasks],
+        "unique_keys": [task.unique_key for task in tasks],
+        "metas": [task.meta for task in tasks],
+        "requeued_froms": [task.requeued_from for task in tasks],
+        "schedule_ids": [task.schedule_id for task in tasks],
+        "tick_ats": [task.tick_at for task in tasks],
+        "ats": [task.at for task in tasks],
+        "delays": [task.delay.total_seconds() for task in tasks],
+        "aliases": json.dumps(aliases),
+    }
+
+
+def _incumbent_params(tasks: Sequence[NewTask], aliases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    ids = [task.id for task in tasks]
+    return {
+        "ids": ids,
+        "tenants": [task.tenant for task in tasks],
+        "types": [task.type for task in tasks],
+        "unique_keys": [task.unique_key for task in tasks],
+        "aliases": json.dumps(aliases),
+        "since": _since(ids),
+    }
+
+
+def announce(due: Sequence[Due]) -> Op[None]:
+    """Tell the runners, once a queue: its highest priority and its earliest maturity. Sent when the caller commits."""
+    queues: dict[str, tuple[int, float]] = {}
+    for task in due:
+        priority, due_in = queues.get(task.queue, (task.priority, task.due_in))
+        queues[task.queue] = max(priority, task.priority), min(due_in, task.due_in)
+    messages = [
+        json.dumps({"queue": queue, "priority": priority, "due_in": round(max(due_in, 0.0), 6)})
+        for queue, (priority, due_in) in queues.items()
+    ]
+    return Op(sql.NOTIFY, {"messages": messages}, nothing)
+
+
+# ── claim and end ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cycle(asked: Cycle) -> Op[Cycled]:
+    """End, mark and claim in one round trip. Endings that found no row are returned as `left`: see `fates`."""
+    return Op(
+        sql.CYCLE,
+        {
+            "runner_id": asked.runner_id,
+            **_ids(asked.endings),
+            "states": [ending.state for ending in asked.endings],
+            "results": [ending.detail for ending in asked.endings],
+            **_durations(asked.endings),
+            "started_ids": [start.id for start in asked.started],
+            "started_claim_nos": [start.claim_no for start in asked.started],
+            "started_ages": [start.age for start in asked.started],
+            "queue": asked.queue,
+            "types": list(asked.types),
+            "room": asked.room,
+            "suspects": asked.suspects,
+            "wide": asked.wide,
+            "start": asked.start,
+        },
+        _cycled,
+    )
+
+
+def _cycled(rows: Sequence[Row]) -> Cycled:
+    claimed = [Claimed(*row) for row in rows if row[2] is not None]
+    claimed.sort(key=lambda task: (-task.priority, task.maturity_at, task.id))
+    return Cycled(claimed, [(row[0], row[1]) for row in rows if row[2] is None])
+
+
+def _ids(endings: Sequence[Ending]) -> dict[str, Any]:
+    return {"ids": [ending.id for ending in endings], "claim_nos": [ending.claim_no for ending in endings]}
+
+
+def _durations(endings: Sequence[Ending]) -> dict[str, Any]:
+    return {
+        "run_seconds": [ending.run_seconds for ending in endings],
+        "ages": [ending.age for ending in endings],
+        "bounds": BOUNDS,
+    }
+
+
+def survey(queues: Collection[str], types: Collection[str]) -> Op[dict[str, float]]:
+    """Return, per queue with pending tasks of these types, the seconds until the first is due (≤ 0: now)."""
+    return Op(sql.SURVEY, {"queues": list(queues), "types": list(types)}, dict)
+
+
+def retry(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[Due]]:
+    """Send failed tries back to pending, each with its error and delay; returns those that were still ours."""
+    details = {"errors": [ending.detail for ending in endings], "delays": [ending.delay for ending in endings]}
+    return Op(sql.RETRY, {"runner_id": runner_id, **_ids(endings), **details, **_durations(endings)}, _dues)
+
+
+def snooze(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[Due]]:
+    """Send tasks back to pending with a new maturity; no try is counted."""
+    delays = [ending.delay for ending in endings]
+    return Op(sql.SNOOZE, {"runner_id": runner_id, **_ids(endings), "delays": delays}, _dues)
+
+
+def bury(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[UUID]]:
+    """Make dead letters of tasks that are out of retries; `detail` is the JSON list of the last try's errors."""
+    errors = [ending.detail for ending in endings]
+    return Op(sql.BURY, {"runner_id": runner_id, **_ids(endings), "errors": errors, **_durations(endings)}, column)
+
+
+def release(runner_id: UUID, ids: Collection[UUID]) -> Op[list[Due]]:
+    """Hand claims back unchanged: neither tries nor crashes are counted."""
+    return Op(sql.RELEASE, {"runner_id": runner_id, "ids": list(ids)}, _dues)
+
+
+def unknown(runner_id: UUID, held: Collection[UUID]) -> Op[list[UUID]]:
+    """Return tasks that carry this runner's id though it does not hold them: the claim's reply was lost."""
+    return Op(sql.UNKNOWN, {"runner_id": runner_id, "held": list(held)}, column)
+
+
+def fates(runner_id: UUID, left: Sequence[tuple[UUID, int]]) -> Op[list[Fate]]:
+    """Say of claims whose ending found no row whether they are still held (somebody's lock), or had ended before."""
+    ids, claim_nos = [id_ for id_, _ in left], [claim_no for _, claim_no in left]
+    params = {"runner_id": runner_id, "ids": ids, "claim_nos": claim_nos}
+    return Op(sql.FATE, params, lambda rows: [Fate(*row) for row in rows])
+
+
+def mark_started(runner_id: UUID, id_: UUID, claim_no: int) -> Op[bool]:
+    """Write the start of a suspect before it runs; False when the claim is no longer ours."""
+    return Op(sql.MARK_STARTED, {"runner_id": runner_id, "id": id_, "claim_no": claim_no}, bool)
+
+
+def progress(runner_id: UUID, marks: Mapping[tuple[UUID, int], str]) -> Op[list[UUID]]:
+    """Keep what running tasks say of their progress; values are JSON texts."""
+    ids, claim_nos = [id_ for id_, _ in marks], [claim_no for _, claim_no in marks]
+    params = {"runner_id": runner_id, "ids": ids, "claim_nos": claim_nos, "progresses": list(marks.values())}
+    return Op(sql.PROGRESS, params, column)
+
+
+def cancel_requests(runner_id: UUID) -> Op[list[UUID]]:
+    """Return this runner's running tasks that somebody asked to stop."""
+    return Op(sql.CANCEL_REQUESTS, {"runner_id": runner_id}, column)
+
+
+def _dues(rows: Sequence[Row]) -> list[Due]:
+    return [Due(*row) for row in rows]
