@@ -1,0 +1,162 @@
+"""A task's fields as the JSON text of its row: equal when read back, or refused before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+
+from taskrunner.errors import PayloadInvalid
+from taskrunner.errortext import clean_text, error_entry
+from taskrunner.jsonvalue import (
+    BIG,
+    FOREIGN,
+    Refused,
+    check_json,
+    dump_json,
+    exact,
+    limited,
+    readable,
+    refuse_depth,
+    scan,
+)
+
+__all__ = ["check_json", "clean_text", "dump", "dump_json", "error_entry", "load_payload", "parse_payload"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_SHOWN_ERRORS = 5
+
+
+def dump(task: BaseModel) -> str:
+    """Return the fields as JSON text that gives back an equal task, also after a stay in jsonb.
+
+    Raises PayloadInvalid with the field's path: NaN, infinity, NUL, lone surrogates, depth over 100, more than 64 MB,
+    values that no longer fit their field, and those that JSON would change (a SecretStr, a datetime in an `Any`).
+    """
+    cls = type(task)
+    big, foreign = _survey(task, cls)
+    text = _written(task, cls, big)
+    if foreign:
+        _check_return(task, text, foreign)
+    return limited(text, cls.__name__)
+
+
+def load_payload(cls: type[Model], text: str | bytes) -> Model:
+    """Build the task that `dump` wrote; raises PayloadInvalid with the paths of the fields that do not fit."""
+    return _read(cls, text, by_alias=False)
+
+
+def parse_payload(cls: type[Model], payload: str | bytes | Mapping[str, object]) -> Model:
+    """Build a task from JSON that people wrote, under the fields' names or aliases; raises PayloadInvalid."""
+    text = dump_json(dict(payload), "payload") if isinstance(payload, Mapping) else payload
+    return _read(cls, text, by_alias=True)
+
+
+def _survey(task: BaseModel, cls: type[BaseModel]) -> tuple[int, list[str]]:
+    """Return whether there are big floats, and the names of the fields whose return must be checked."""
+    decorators = cls.__pydantic_decorators__
+    flags = FOREIGN if decorators.field_serializers or decorators.model_serializers else 0
+    values, big, foreign = task.__dict__, 0, []
+    name = ""
+    try:
+        for name in cls.__pydantic_fields__:
+            found = flags | scan(values[name], 0, _foreign)
+            if found:
+                big |= found & BIG
+                if found & FOREIGN:
+                    foreign.append(name)
+        if task.__pydantic_extra__:
+            name = "extra"
+            big |= scan(task.__pydantic_extra__, 0, _foreign) & BIG
+    except Refused as refused:
+        raise refused.to_error(f"{cls.__name__}.{name}") from None
+    except KeyError:
+        raise PayloadInvalid(f"{cls.__name__}.{name}: the field has no value") from None
+    return big, foreign
+
+
+def _foreign(value: object, depth: int) -> int:
+    """Look into what has no JSON type of its own: decimals, sets, nested models, dataclasses."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise Refused(f"Decimal {value} is no JSON number")
+    elif isinstance(value, BaseModel):
+        return FOREIGN | scan({**value.__dict__, **(value.__pydantic_extra__ or {})}, depth, _foreign)
+    elif is_dataclass(value):
+        return FOREIGN | scan(
+            {field.name: getattr(value, field.name, None) for field in fields(value)}, depth, _foreign
+        )
+    elif isinstance(value, Mapping):
+        return FOREIGN | scan(dict(value), depth, _foreign)
+    elif isinstance(value, Collection) and not isinstance(value, bytes | bytearray | memoryview):
+        refuse_depth(depth + 1)
+        return FOREIGN | scan(list(value), depth, _foreign)
+    return FOREIGN
+
+
+def _written(task: BaseModel, cls: type[BaseModel], big: int) -> bytes:
+    serializer = cls.__pydantic_serializer__
+    try:
+        if big:
+            tree = serializer.to_python(task, mode="json", by_alias=False, round_trip=True, warnings="error")
+            return to_json(exact(tree))
+        return serializer.to_json(task, by_alias=False, round_trip=True, warnings="error")
+    except Exception as error:  # a field's own serializer may raise anything
+        raise PayloadInvalid(f"{cls.__name__} cannot be written as JSON: {clean_text(str(error), 500)}") from error
+
+
+def _read(cls: type[Model], text: str | bytes, *, by_alias: bool) -> Model:
+    try:
+        return cls.__pydantic_validator__.validate_json(text, by_alias=by_alias, by_name=True)  # type: ignore[no-any-return]  # typed Any
+    except ValidationError as error:
+        raise PayloadInvalid(f"{cls.__name__}: {_explained(error)}") from error
+    except Exception as error:  # a field's own validator may raise anything
+        reason = clean_text(f"{type(error).__name__}: {error}", 500)
+        raise PayloadInvalid(f"{cls.__name__} cannot be built from its payload: {reason}") from error
+
+
+def _explained(error: ValidationError) -> str:
+    """Return what is wrong, field by field, without the values: they may be long, or secret."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    listed = [f"{_path(detail['loc'])}: {detail['msg']}" if detail["loc"] else detail["msg"] for detail in details]
+    more = len(listed) - _SHOWN_ERRORS
+    return clean_text("; ".join(listed[:_SHOWN_ERRORS]) + (f"; and {more} more" if more > 0 else ""), 2000)
+
+
+def _path(steps: tuple[int | str, ...]) -> str:
+    return readable("".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip("."))
+
+
+def _check_return(task: BaseModel, text: bytes, names: list[str]) -> None:
+    """Read the text back and compare: JSON has no word for many types, and pydantic changes some without one."""
+    cls = type(task)
+    try:
+        again = load_payload(cls, text)
+    except PayloadInvalid as error:
+        raise PayloadInvalid(f"what would be stored could not be read back: {error}") from error
+    for name in names:
+        if not _same(task.__dict__[name], again.__dict__[name]):
+            raise PayloadInvalid(
+                f"{cls.__name__}.{name}: the value does not come back from JSON as it was: "
+                "give the field a type that pydantic restores exactly (not Any, not SecretStr)"
+            )
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Compare as users do: a tuple equals its list, an instant equals itself in any time zone."""
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_same(item, new[key]) for key, item in old.items())
+    if isinstance(old, BaseModel) and type(old) is type(new):
+        return _same(old.__dict__, new.__dict__)
+    if isinstance(old, datetime) and isinstance(new, datetime) and old.tzinfo and new.tzinfo:
+        # PEP 495: == is False for any instant in an hour that the clocks repeat
+        return old.astimezone(UTC) == new.astimezone(UTC)
+    return bool(old == new)

@@ -1,0 +1,240 @@
+"""The base class of tasks, and what a running task sees of itself and its runner."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Protocol
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+from uuid_utils.compat import uuid7
+
+from taskrunner import retry
+from taskrunner.errors import InvalidArgument, RegistrationError, TaskrunnerError
+from taskrunner.errortext import error_entry
+from taskrunner.outcome import GiveUp, NextTry, Nonsense, RetryIn, Snooze, TaskStatus
+from taskrunner.payload import load_payload, parse_payload
+
+__all__ = [
+    "Context",
+    "Defaults",
+    "RunInfo",
+    "Snooze",
+    "Task",
+    "TaskStatus",
+    "ask_next_try",
+    "bind",
+    "load_payload",
+    "parse_payload",
+]
+
+
+class Context(Protocol):
+    """What `self.context` offers while the task runs."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def claim_no(self) -> int:
+        """The number of this claim; a later claim of the same task has a higher one."""
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the task's time is up; None without a timeout."""
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What was given as `meta=` at the enqueue."""
+
+    @property
+    def logger(self) -> logging.Logger | logging.LoggerAdapter[Any]:
+        """A logger whose records carry the task's id and type."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task should stop: a person, the timeout or the runner's end asks for it."""
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Show people how far the task is."""
+
+    def extend(self, delay: timedelta | float) -> None:
+        """Move the deadline: the task has this much time from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """The row of a claimed task, as far as the task itself may see it."""
+
+    id: UUID
+    tries: int
+    crashes: int
+    max_retries: int
+    priority: int
+    queue: str
+    tenant: str
+    errors: tuple[dict[str, Any], ...]
+    context: Context | None
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a type was registered with: what its tasks have that no row is bound to."""
+
+    queue: str = "default"
+    priority: int = 100
+    max_retries: int = 3
+
+
+class Task(BaseModel):
+    """One piece of work: the fields are its payload, `run()` does it, `next_try()` says when to try again."""
+
+    # The id and the row live in slots: pydantic's private attributes would double the cost of an instance.
+    __slots__ = ("_task_id", "_task_row")
+
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_default=True,
+        validate_assignment=True,
+        protected_namespaces=(),  # names are checked below, as errors
+        ser_json_bytes="base64",  # any bytes, not only UTF-8
+        val_json_bytes="base64",
+        ser_json_inf_nan="constants",  # what slipped by the guard is refused by jsonb, not turned into null
+    )
+
+    _task_defaults: ClassVar[Defaults] = Defaults()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse what would hide a member of Task, before pydantic warns or overwrites it."""
+        super().__init_subclass__(**kwargs)
+        _refuse_hidden_members(cls)
+
+    @property
+    def id(self) -> UUID:
+        """The task's id, made here and now, in time order (UUIDv7), unless a row is bound; a copy gets its own."""
+        try:
+            return _ID.__get__(self)  # type: ignore[no-any-return]  # slots are untyped
+        except AttributeError:
+            made = uuid7()
+            _ID.__set__(self, made)
+            return made
+
+    @property
+    def tries(self) -> int:
+        """How many tries failed before this one."""
+        row = _row(self)
+        return row.tries if row else 0
+
+    @property
+    def crashes(self) -> int:
+        """How many of its runs ended with the runner's death."""
+        row = _row(self)
+        return row.crashes if row else 0
+
+    @property
+    def max_retries(self) -> int:
+        """How often the base class's `next_try()` tries again."""
+        return (_row(self) or self._task_defaults).max_retries
+
+    @property
+    def priority(self) -> int:
+        """Larger is more urgent."""
+        return (_row(self) or self._task_defaults).priority
+
+    @property
+    def queue(self) -> str:
+        """The queue that the task waits in."""
+        return (_row(self) or self._task_defaults).queue
+
+    @property
+    def tenant(self) -> str:
+        """Whose work it is."""
+        row = _row(self)
+        return row.tenant if row else "default"
+
+    @property
+    def errors(self) -> tuple[dict[str, Any], ...]:
+        """The earlier failed tries, oldest first: `at`, `runner`, `message`, `traceback`."""
+        row = _row(self)
+        return row.errors if row else ()
+
+    @property
+    def context(self) -> Context:
+        """The running task's way to its runner; raises TaskrunnerError outside `run()`."""
+        row = _row(self)
+        if row is None or row.context is None:
+            raise TaskrunnerError(f"{type(self).__name__}.context is there only while a runner calls run()")
+        return row.context
+
+    def run(self) -> Any:
+        """Do the work, as `def` or `async def`: return a TaskStatus, a Snooze, None or a JSON value, or raise."""
+        raise NotImplementedError(f"{type(self).__name__} has no run()")
+
+    def next_try(self) -> timedelta | float | None:
+        """Return the delay until the next try after a failed one; None, or a negative one, gives up.
+
+        Exponential backoff with full jitter (5 s, doubled, at most 15 min) until `max_retries`.
+        """
+        return _BACKOFF(self.tries) if self.tries < self.max_retries else None
+
+
+def bind(task: Task, run: RunInfo) -> None:
+    """Make the task show the row that it was claimed as."""
+    _ID.__set__(task, run.id)
+    _ROW.__set__(task, run)
+
+
+def ask_next_try(task: Task) -> NextTry:
+    """Call `next_try()` once and return its answer as a value; never raises."""
+    try:
+        delay = retry.normalise(task.next_try())
+    except InvalidArgument as error:
+        return Nonsense(error_entry(f"next_try(): {error}"))
+    except BaseException as error:  # users' code may raise SystemExit; the runner lives
+        return Nonsense(error_entry(error))
+    return GiveUp() if delay is None else RetryIn(delay)
+
+
+_BACKOFF = retry.exponential()
+_ID: Any = Task.__dict__["_task_id"]
+_ROW: Any = Task.__dict__["_task_row"]
+
+_MEMBERS = frozenset(dir(Task))
+_FIXED = frozenset(name for name, member in vars(Task).items() if isinstance(member, property))
+_ARGUMENTS = frozenset({"queue", "priority", "max_retries"})
+
+
+def _row(task: Task) -> RunInfo | None:
+    try:
+        return _ROW.__get__(task)  # type: ignore[no-any-return]  # slots are untyped
+    except AttributeError:
+        return None
+
+
+def _refuse_hidden_members(cls: type[Task]) -> None:
+    annotated = {name for name in _annotated_names(cls) if not name.startswith("__")} - {"model_config"}
+    inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__pydantic_fields__", ())}
+    hidden = sorted((annotated | inherited) & _MEMBERS) + sorted((vars(cls).keys() - annotated) & _FIXED)
+    if hidden:
+        name = hidden[0]
+        remedy = f"say it as @register_task(…, {name}=…)" if name in _ARGUMENTS else "rename it"
+        raise RegistrationError(
+            f"class {cls.__module__}.{cls.__qualname__}: {name!r} is the name of a member of Task, "
+            f"which it would hide: {remedy}"
+        )
+
+
+def _annotated_names(cls: type) -> list[str]:
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format, get_annotations
+
+        return list(get_annotations(cls, format=Format.FORWARDREF))
+    return list(vars(cls).get("__annotations__", ()))
