@@ -9,14 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
 from taskrunner.embedded.binaries import binaries_for
 from taskrunner.embedded.creation import SUPERUSER, Recipe, create_data, password_of
 from taskrunner.embedded.folders import home_in, socket_folder
-from taskrunner.embedded.server import Server, StopMode
+from taskrunner.embedded.server import DEFAULT_PORT, Server, StopMode, socket_url
 
-DEFAULT_PORT = "5432"
 # Ends the server when its reader's other end closes: also when we are killed and close nothing ourselves.
 GUARD = 'read -r _; kill -QUIT "$1" 2>/dev/null'
 
@@ -115,9 +113,3 @@ class Cluster:
             self._guard.kill()  # before its pipe closes: the pid it knows may be somebody else's by then
             self._guard.communicate()
             self._guard = None
-
-
-def socket_url(socket: Path, role: str, password: str, database: str, port: str = DEFAULT_PORT) -> str:
-    """Return a URL that libpq, psycopg and SQLAlchemy read; it names the port, or PGPORT would."""
-    host = quote(str(socket), safe="/")
-    return f"postgresql://{role}:{password}@/{quote(database, safe='')}?host={host}&port={port}"

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import psutil
 
@@ -24,6 +25,7 @@ SIGNALS: dict[StopMode, signal.Signals] = {
     "fast": signal.SIGINT,
     "immediate": signal.SIGQUIT,
 }
+DEFAULT_PORT = "5432"
 START_SECONDS = 300.0  # a recovery replays what the last checkpoint left, on a slow disk
 STOP_SECONDS = 60.0
 LOOK_SECONDS = 0.02
@@ -48,59 +50,74 @@ class PidFile:
             return None
 
 
-@dataclass
 class Server:
-    """A server that is ours, on `home.data`, with its socket in `socket`."""
+    """The postmaster on `home.data`, with its socket in `socket`: our child, or one that was found running."""
 
-    home: Home
-    binaries: Binaries
-    socket: Path
-    _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    def __init__(self, home: Home, binaries: Binaries, socket: Path) -> None:
+        self.home = home
+        self.binaries = binaries
+        self.socket = socket
+        self._child: subprocess.Popen[bytes] | None = None
+        self._process: psutil.Process | None = None
+
+    @classmethod
+    def running_on(cls, home: Home, binaries: Binaries) -> Server | None:
+        """Return the server that somebody else has started on the data folder, or None."""
+        found = PidFile.read(home.data)
+        if found is None or running_pid(home.data) is None:
+            return None
+        server = cls(home, binaries, Path(found.socket))
+        with suppress(psutil.NoSuchProcess):
+            server._process = psutil.Process(found.pid)
+            return server
+        return None
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's pid while it runs."""
+        return self._process.pid if self._process is not None and self.alive() else None
 
     def start(self) -> None:
         """Start the postmaster and wait until it accepts connections; EmbeddedError says why it does not."""
         self._clear_remains()
+        argv = [self.binaries.program("postgres"), "-D", str(self.home.data), "-k", str(self.socket)]
         with self.home.log.open("ab") as log:
             self.home.account.own(self.home.log)
             begin = log.seek(0, os.SEEK_END)
-            argv = [self.binaries.program("postgres"), "-D", str(self.home.data), "-k", str(self.socket)]
             self._child = self.home.account.spawn(argv, output=log.fileno())
         try:
+            self._process = psutil.Process(self._child.pid)
             self._await_ready(self._child, begin)
         except BaseException:
             self.kill()
             raise
 
     def alive(self) -> bool:
-        """Tell whether the postmaster runs, whoever started it."""
+        """Tell whether the postmaster runs; one that nobody has reaped yet does not."""
         if self._child is not None:
             return self._child.poll() is None
-        return running_pid(self.home.data) is not None
+        if self._process is None:
+            return False
+        with suppress(psutil.NoSuchProcess):
+            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        return False
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Stop the postmaster by the mode's signal and wait for its end; after 60 s kill it."""
-        pid = self.pid
-        if pid is None:
+        if self._process is None or not self.alive():
             return
-        with suppress(ProcessLookupError):
-            os.kill(pid, SIGNALS[mode])
+        with suppress(psutil.NoSuchProcess):
+            self._process.send_signal(SIGNALS[mode])
         if not self._ended(STOP_SECONDS):
             self.kill()
 
     def kill(self) -> None:
         """SIGKILL the postmaster and every process of it, as a power failure would."""
-        pid = self.pid
-        if pid is None:
+        if self._process is None or not self.alive():
             return
         with suppress(psutil.NoSuchProcess):
-            postmaster = psutil.Process(pid)
-            family = [postmaster, *postmaster.children(recursive=True)]
-            _kill(family)
+            _kill([self._process, *self._process.children(recursive=True)])
         self._ended(STOP_SECONDS)
-
-    @property
-    def pid(self) -> int | None:
-        return self._child.pid if self._child is not None and self.alive() else running_pid(self.home.data)
 
     def _ended(self, seconds: float) -> bool:
         until = time.monotonic() + seconds
@@ -134,6 +151,12 @@ class Server:
             (data / "postmaster.pid").unlink(missing_ok=True)
         for remains in self.socket.glob(".s.PGSQL.*"):
             remains.unlink(missing_ok=True)
+
+
+def socket_url(socket: Path, role: str, password: str, database: str, port: str = DEFAULT_PORT) -> str:
+    """Return a URL that libpq, psycopg and SQLAlchemy read; it names the port, or PGPORT would."""
+    host = quote(str(socket), safe="/")
+    return f"postgresql://{role}:{password}@/{quote(database, safe='')}?host={host}&port={port}"
 
 
 def running_pid(data: Path) -> int | None:
