@@ -26,7 +26,7 @@ FOREIGN: Final = 2  # has values that JSON has no type for
 Other: TypeAlias = Callable[[object, int], int]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A value that cannot be kept, and on the way out the path to it, innermost first."""
 
     def __init__(self, reason: str) -> None:
@@ -61,13 +61,13 @@ def limited(text: bytes, path: str) -> str:
     """Return JSON text of at most 64 MB; raises PayloadInvalid."""
     if len(text) > MAX_BYTES:
         raise PayloadInvalid(
-            f"{path}: {len(text):,} bytes of JSON are too many (at most {MAX_BYTES:,}): store it elsewhere, keep its address"
+            f"{path}: {len(text):,} bytes of JSON are too many, at most {MAX_BYTES:,}: store it elsewhere"
         )
     return text.decode()
 
 
 def scan(value: object, depth: int, other: Other) -> int:
-    """Return what is to be done to write a value (flags); raises Refused. `other` judges what is no JSON type."""
+    """Return what is to be done to write a value (flags); raises RefusedError. `other` judges what is no JSON type."""
     reader = _READERS.get(value.__class__)
     if reader is not None:
         return reader(value, depth, other)
@@ -89,31 +89,31 @@ def exact(value: object) -> object:
 
 
 def check_text(text: str) -> None:
-    """Raise Refused for text that PostgreSQL cannot hold."""
+    """Raise RefusedError for text that PostgreSQL cannot hold."""
     if "\0" in text:
-        raise Refused("a NUL character cannot be stored")
+        raise RefusedError("a NUL character cannot be stored")
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise Refused("a lone surrogate is no character and cannot be stored") from None
+            raise RefusedError("a lone surrogate is no character and cannot be stored") from None
 
 
 def refuse_depth(depth: int) -> None:
-    """Raise Refused below the last level that is kept."""
+    """Raise RefusedError below the last level that is kept."""
     if depth > MAX_DEPTH:
-        raise Refused(f"nested deeper than {MAX_DEPTH} levels, or within itself")
+        raise RefusedError(f"nested deeper than {MAX_DEPTH} levels, or within itself")
 
 
 def _survey(value: object, path: str) -> int:
     try:
         return scan(value, 0, _no_json)
-    except Refused as refused:
+    except RefusedError as refused:
         raise refused.to_error(path) from None
 
 
 def _no_json(value: object, _depth: int) -> NoReturn:
-    raise Refused(f"{type(value).__qualname__} is no JSON value")
+    raise RefusedError(f"{type(value).__qualname__} is no JSON value")
 
 
 def _fine(_value: object, _depth: int, _other: Other) -> int:
@@ -127,7 +127,7 @@ def _text(value: str, _depth: int, _other: Other) -> int:
 
 def _integer(value: int, _depth: int, _other: Other) -> int:
     if not -MAX_INTEGER < value < MAX_INTEGER:
-        raise Refused("an integer of more than 4,300 digits cannot be read back")
+        raise RefusedError("an integer of more than 4,300 digits cannot be read back")
     return PLAIN
 
 
@@ -135,7 +135,7 @@ def _float(value: float, _depth: int, _other: Other) -> int:
     if -EXACT_FLOAT < value < EXACT_FLOAT:
         return PLAIN
     if not isfinite(value):
-        raise Refused(f"{float(value)} is no JSON number")
+        raise RefusedError(f"{float(value)} is no JSON number")
     return BIG
 
 
@@ -147,8 +147,8 @@ def _list(value: list[object], depth: int, other: Other) -> int:
     try:
         for item in value:
             flags |= scan(item, depth, other)
-            index += 1  # noqa: SIM113 - enumerate() costs a tuple an item
-    except Refused as refused:
+            index += 1
+    except RefusedError as refused:
         refused.path.append(index)
         raise
     return flags
@@ -166,7 +166,7 @@ def _dict(value: dict[object, object], depth: int, other: Other) -> int:
     try:
         for key, item in value.items():
             flags |= _key(key, depth, other) | scan(item, depth, other)
-    except Refused as refused:
+    except RefusedError as refused:
         refused.path.append(key if isinstance(key, str) else f"<{type(key).__name__}>")
         raise
     return flags
@@ -177,7 +177,7 @@ def _key(key: object, depth: int, other: Other) -> int:
         check_text(key)
         return PLAIN
     if other is _no_json:
-        raise Refused(f"a key must be text, not {type(key).__qualname__}")
+        raise RefusedError(f"a key must be text, not {type(key).__qualname__}")
     return scan(key, depth, other) | FOREIGN
 
 

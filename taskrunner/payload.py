@@ -16,7 +16,7 @@ from taskrunner.errortext import clean_text, error_entry
 from taskrunner.jsonvalue import (
     BIG,
     FOREIGN,
-    Refused,
+    RefusedError,
     check_json,
     dump_json,
     exact,
@@ -74,7 +74,7 @@ def _survey(task: BaseModel, cls: type[BaseModel]) -> tuple[int, list[str]]:
         if task.__pydantic_extra__:
             name = "extra"
             big |= scan(task.__pydantic_extra__, 0, _foreign) & BIG
-    except Refused as refused:
+    except RefusedError as refused:
         raise refused.to_error(f"{cls.__name__}.{name}") from None
     except KeyError:
         raise PayloadInvalid(f"{cls.__name__}.{name}: the field has no value") from None
@@ -85,7 +85,7 @@ def _foreign(value: object, depth: int) -> int:
     """Look into what has no JSON type of its own: decimals, sets, nested models, dataclasses."""
     if isinstance(value, Decimal):
         if not value.is_finite():
-            raise Refused(f"Decimal {value} is no JSON number")
+            raise RefusedError(f"Decimal {value} is no JSON number")
     elif isinstance(value, BaseModel):
         return FOREIGN | scan({**value.__dict__, **(value.__pydantic_extra__ or {})}, depth, _foreign)
     elif is_dataclass(value):

@@ -58,7 +58,7 @@ def constant(delay: Delay) -> Policy:
 
 
 def normalise(value: object) -> timedelta | None:
-    """Read what `next_try()` returned: a delay, or None (also for a negative one) to give up; raises InvalidArgument."""
+    """Read what `next_try()` returned: a delay; None, also for a negative one, gives up; raises InvalidArgument."""
     if value is None:
         return None
     delay = as_duration(value, "what next_try() returns")
