@@ -100,6 +100,15 @@ async def _arows(cursor: psycopg.AsyncCursor[TupleRow]) -> Sequence[Row]:
     return await cursor.fetchall() if cursor.description is not None else ()
 
 
+# OperationalErrors by class, after which the connection is well and the statement may be repeated.
+_STATEMENT_ONLY = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn the driver's errors that a person can do something about into ours, with the remedy."""
@@ -111,8 +120,8 @@ def translated() -> Iterator[None]:
         if "taskrunner." not in str(error):
             raise
         raise SchemaBehind(f"{_first_line(error)}: run `taskrunner migrate`") from error
-    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
-        raise  # an OperationalError by class, but the connection is well
+    except _STATEMENT_ONLY:
+        raise
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise DatabaseUnreachable(f"the database cannot be reached: {_first_line(error)}") from error
 
@@ -139,16 +148,26 @@ def _arguments(url: str, name: str, prepare: bool) -> dict[str, Any]:
     return {**defaults, "application_name": name, "autocommit": True, "prepare_threshold": threshold}
 
 
+# What our statements rely on, whatever the database's, the role's or the client's defaults are.
+_SESSION = """SELECT set_config('default_transaction_isolation', 'read committed', false),
+    set_config('default_transaction_read_only', 'off', false),
+    set_config('TimeZone', 'UTC', false), set_config('jit', 'off', false)"""
+
+
 def connect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> Connection[TupleRow]:
     """Open a blocking connection in autocommit mode. Raises: `DatabaseUnreachable`."""
     with translated():
-        return Connection.connect(url, **_arguments(url, name, prepare))
+        conn = Connection.connect(url, **_arguments(url, name, prepare))
+        conn.execute(_SESSION)
+        return conn
 
 
 async def aconnect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> AsyncConnection[TupleRow]:
     """Open an asynchronous connection in autocommit mode. Raises: `DatabaseUnreachable`."""
     with translated():
-        return await AsyncConnection.connect(url, **_arguments(url, name, prepare))
+        conn = await AsyncConnection.connect(url, **_arguments(url, name, prepare))
+        await conn.execute(_SESSION)
+        return conn
 
 
 class Link:

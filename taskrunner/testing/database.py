@@ -81,7 +81,7 @@ class Database:
         with self.connect() as conn:
             row = conn.execute("SELECT taskrunner.clock()").fetchone()
         assert row is not None  # noqa: S101 - a SELECT of one value has a row
-        return row[0]  # type: ignore[return-value]  # timestamptz is loaded as datetime
+        return row[0]
 
     def _clock(self, update: str, *values: object) -> None:
         with self.connect() as conn:
