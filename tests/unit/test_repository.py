@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -130,6 +131,19 @@ def test_running_installs_no_development_tool() -> None:
     tools = {"pytest", "ruff", "mypy", "bandit", "hypothesis", "import-linter", "pip-audit", "uv"}
     assert tools <= set(pins("dev.txt"))
     assert not tools & set(pins("run.txt"))
+
+
+def test_the_wheel_carries_the_migrations_and_the_mark_of_typing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hatchling = pytest.importorskip("hatchling.build")
+    monkeypatch.chdir(ROOT)
+    with ZipFile(tmp_path / hatchling.build_wheel(str(tmp_path))) as wheel:
+        names = set(wheel.namelist())
+    versions = {f"taskrunner/migrations/versions/{path.name}" for path in (ROOT / "migrations/versions").glob("*.py")}
+    assert versions
+    assert {"taskrunner/migrations/env.py", "taskrunner/py.typed"} | versions <= names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"taskrunner"}
 
 
 # --- commands and pages --------------------------------------------------------------------------------------------
