@@ -141,9 +141,10 @@ def _check_return(task: BaseModel, text: bytes, names: list[str]) -> None:
     except PayloadInvalid as error:
         raise PayloadInvalid(f"what would be stored could not be read back: {error}") from error
     for name in names:
-        if not _same(task.__dict__[name], again.__dict__[name]):
+        value = task.__dict__[name]
+        if not _same(value, again.__dict__[name]):
             raise PayloadInvalid(
-                f"{cls.__name__}.{name}: the value does not come back from JSON as it was: "
+                f"{cls.__name__}.{name}: this {type(value).__name__} does not come back from JSON as it was: "
                 "give the field a type that pydantic restores exactly (not Any, not SecretStr)"
             )
 

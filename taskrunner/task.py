@@ -86,12 +86,23 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a type was registered with: what its tasks have that no row is bound to."""
+class Unregistered:
+    """What the tasks of a class that is not registered have."""
 
     queue: str = "default"
     priority: int = 100
     max_retries: int = 3
+
+
+class Defaults(Protocol):
+    """What a type is registered with: its tasks show it as long as no row is bound to them."""
+
+    @property
+    def queue(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def max_retries(self) -> int: ...
 
 
 class Task(BaseModel):
@@ -110,7 +121,7 @@ class Task(BaseModel):
         ser_json_inf_nan="constants",  # what slipped by the guard is refused by jsonb, not turned into null
     )
 
-    _task_defaults: ClassVar[Defaults] = Defaults()
+    _task_defaults: ClassVar[Defaults] = Unregistered()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse what would hide a member of Task, before pydantic warns or overwrites it."""
