@@ -18,6 +18,7 @@
     ├── NotFound                         exit 1   no such task, dead letter, schedule, queue
     ├── Conflict                         exit 1   the state forbids it, the key is taken
     ├── LeaseLost                        exit 1   the claim is no longer this runner's
+    ├── TaskDead                         exit 1   the task whose result was asked for ended without one
     └── WaitTimeout                      exit 1   the task had not ended in time
 """
 
@@ -103,6 +104,10 @@ class Conflict(TaskrunnerError):
 
 class LeaseLost(TaskrunnerError):
     """The claim is no longer this runner's: it was rescued, or ended by somebody else."""
+
+
+class TaskDead(TaskrunnerError):
+    """The task whose result was asked for is dead, or was ignored or cancelled; the message has its last error."""
 
 
 class WaitTimeout(TaskrunnerError, TimeoutError):

@@ -121,10 +121,10 @@ COUNTED = """counted AS (
 # Ending: `locked` is the fence; the row leaves `task` and enters history in this statement, and the counts with it.
 # Claiming: `step` is a skip scan over task_claim (queue, type, priority): types this runner does not know and
 # priorities whose tasks are all immature cost one index descent each, never a walk. `head` reads the first n due
-# of all of these in order, without locks; `share` is how many that makes of each pair; `picked` takes
-# that many by SKIP LOCKED. So at most n rows are locked, and the order over types and priorities is exact. MATERIALIZED
-# is needed: without it LIMIT 5 was seen to take 31 rows under stale statistics. When rows of the head are locked
-# by somebody's session, the caller asks again with `wide`, where every pair may give n.
+# of all of these in order, without locks; `share` is how many that makes of each pair; `picked` takes that many by
+# SKIP LOCKED: at most n rows are locked, and the order over types and priorities is exact. Where others hold
+# locks on rows of the head and a pair has no further ones, `more` fills up from all pairs. MATERIALIZED is
+# needed: without it LIMIT 5 was seen to take 31 rows under stale statistics.
 # A runner whose lease has ended claims nothing; with `suspects` off, tasks that saw a runner die are left out.
 CYCLE = (
     """
@@ -185,10 +185,9 @@ marked AS (
               AND t.maturity_at <= taskrunner.clock() AND (%(suspects)s OR t.crashes = 0)
             ORDER BY t.maturity_at, t.id LIMIT %(room)s) d
      ORDER BY s.priority DESC, d.maturity_at, d.id
-     LIMIT CASE WHEN %(wide)s THEN NULL ELSE %(room)s END
+     LIMIT %(room)s
 ), share AS MATERIALIZED (
-    SELECT h.type, h.priority, CASE WHEN %(wide)s THEN %(room)s ELSE count(*) END AS room
-      FROM head h GROUP BY h.type, h.priority ORDER BY h.priority DESC
+    SELECT h.type, h.priority, count(*) AS room FROM head h GROUP BY h.type, h.priority
 ), picked AS MATERIALIZED (
     SELECT d.id
       FROM share h
@@ -198,13 +197,24 @@ marked AS (
               AND t.maturity_at <= taskrunner.clock() AND (%(suspects)s OR t.crashes = 0)
             ORDER BY t.maturity_at, t.id LIMIT h.room
               FOR UPDATE SKIP LOCKED) d
-     LIMIT %(room)s
+), more AS MATERIALIZED (
+    SELECT d.id
+      FROM (SELECT s.type, s.priority FROM step s ORDER BY s.priority DESC) s
+     CROSS JOIN LATERAL (
+           SELECT t.id FROM taskrunner.task t
+            WHERE t.state = 'pending' AND t.queue = %(queue)s AND t.type = s.type AND t.priority = s.priority
+              AND t.maturity_at <= taskrunner.clock() AND (%(suspects)s OR t.crashes = 0)
+              AND NOT t.id = ANY(ARRAY(SELECT p.id FROM picked p))
+            ORDER BY t.maturity_at, t.id LIMIT %(room)s
+              FOR UPDATE SKIP LOCKED) d
+     WHERE (SELECT count(*) FROM picked) < (SELECT count(*) FROM head)
+     LIMIT %(room)s - (SELECT count(*) FROM picked)
 ), claimed AS (
     UPDATE taskrunner.task t
        SET state = 'running', claim_no = t.claim_no + 1, runner_id = %(runner_id)s,
            claimed_at = taskrunner.clock(),
            started_at = CASE WHEN %(start)s THEN taskrunner.clock() END
-     WHERE t.id = ANY(ARRAY(SELECT p.id FROM picked p))
+     WHERE t.id = ANY(ARRAY(SELECT p.id FROM picked p UNION ALL SELECT m.id FROM more m))
     RETURNING t.id, t.claim_no, t.tenant, t.queue, t.type, t.priority, t.payload::text AS payload, t.maturity_at,
               t.tries, t.crashes, t.max_retries, t.errors, t.meta
 )

@@ -108,7 +108,6 @@ class Cycle:
     types: Sequence[str] = ()
     room: int = 0
     suspects: bool = True
-    wide: bool = False
     start: bool = False
 
 
@@ -290,7 +289,6 @@ def cycle(asked: Cycle) -> Op[Cycled]:
             "types": list(asked.types),
             "room": asked.room,
             "suspects": asked.suspects,
-            "wide": asked.wide,
             "start": asked.start,
         },
         _cycled,

@@ -1,0 +1,129 @@
+"""What a caller asks for, checked and made into a row: every refusal happens here, before anything is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from taskrunner.durations import as_delay
+from taskrunner.errors import InvalidArgument
+from taskrunner.jsonvalue import check_text, dump_json
+from taskrunner.payload import dump
+from taskrunner.registry import Registry, TaskType, unique_key
+from taskrunner.store.task import NewTask
+from taskrunner.task import Task
+
+OnConflict = Literal["skip", "error"]
+_INT32 = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `add` takes besides the task; None means what the type was registered with."""
+
+    delay: timedelta | float | None = None
+    at: datetime | None = None
+    priority: int | None = None
+    queue: str | None = None
+    key: str | None = None
+    tenant: str | None = None
+    max_retries: int | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compose(registry: Registry, task: Task, options: Options, tenant: str) -> NewTask:
+    """Check everything and return the row to insert.
+
+    Raises: `UnknownType`, `PayloadInvalid` with the field's path, `InvalidArgument` naming the argument.
+    """
+    kind = registry.of(task)
+    return NewTask(
+        id=task.id,
+        type=kind.name,
+        payload=dump(task),
+        queue=_name("queue", options.queue, kind.queue),
+        tenant=_name("tenant", options.tenant, tenant),
+        priority=_integer("priority", options.priority, kind.priority, -_INT32, _INT32 - 1),
+        max_retries=_integer("max_retries", options.max_retries, kind.max_retries, 0, _INT32 - 1),
+        unique_key=unique_key(kind, task, options.key),
+        meta=_meta(options.meta),
+        at=_instant(options),
+        delay=timedelta(0) if options.delay is None else as_delay(options.delay, "delay"),
+    )
+
+
+def compose_many(registry: Registry, tasks: Iterable[Task], spacing: timedelta, tenant: str) -> list[NewTask]:
+    """Check and return the rows of a batch; the maturities are 0, `spacing`, 2 × `spacing` … from now."""
+    rows = [compose(registry, task, Options(), tenant) for task in tasks]
+    return [replace(row, delay=spacing * place) for place, row in enumerate(rows)] if spacing else rows
+
+
+def aliases_of(registry: Registry, types: Iterable[str]) -> dict[str, Sequence[str]]:
+    """Return the older names under which live tasks of these types may be queued."""
+    kinds: Iterable[TaskType] = (registry.get(name) for name in set(types))
+    return {kind.name: kind.aliases for kind in kinds if kind.aliases}
+
+
+def check_key(name: str, key: str) -> str:
+    """Return the key. Raises: `InvalidArgument` unless it has 1 to 255 characters that can be stored."""
+    if not isinstance(key, str) or not 1 <= len(key) <= 255:
+        raise InvalidArgument(f"{name} must be a text of 1 to 255 characters, not {_shown(key)}")
+    return _storable(name, key)
+
+
+def as_id(value: UUID | str) -> UUID:
+    """Return the task id. Raises: `InvalidArgument` for a text that is no UUID."""
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidArgument(f"{_shown(value)} is no task id: an id is a UUID, as `enqueue` prints it") from None
+
+
+def _instant(options: Options) -> datetime | None:
+    if options.at is None:
+        return None
+    if options.delay is not None:
+        raise InvalidArgument("give delay= or at=, not both")
+    if not isinstance(options.at, datetime) or options.at.tzinfo is None:
+        raise InvalidArgument(f"at= must be a datetime with a time zone, not {options.at!r}")
+    return options.at
+
+
+def _integer(name: str, value: int | None, default: int, low: int, high: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidArgument(f"{name} must be an integer from {low} to {high}, not {_shown(value)}")
+    return value
+
+
+def _name(name: str, value: str | None, default: str) -> str:
+    if value is None:
+        return default
+    if not isinstance(value, str) or not 1 <= len(value) <= 200:
+        raise InvalidArgument(f"{name} must be a text of 1 to 200 characters, not {_shown(value)}")
+    return _storable(name, value)
+
+
+def _storable(name: str, value: str) -> str:
+    try:
+        check_text(value)
+    except Exception as error:
+        raise InvalidArgument(f"{name} cannot be stored: {error}") from None
+    return value
+
+
+def _meta(meta: Mapping[str, Any]) -> str:
+    if not isinstance(meta, Mapping):
+        raise InvalidArgument(f"meta must be a mapping, not {_shown(meta)}")
+    return dump_json(dict(meta), "meta") if meta else "{}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
