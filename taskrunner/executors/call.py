@@ -1,0 +1,80 @@
+"""One call of a task's `run()`, and what it came to."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from taskrunner.errors import TaskrunnerError
+from taskrunner.payload import error_entry
+
+if TYPE_CHECKING:
+    from taskrunner.task import Task
+
+Kind: TypeAlias = Literal["raised", "cancelled", "died"]
+OnMessage: TypeAlias = Callable[[str, int, str, object], None]
+OnRequest: TypeAlias = Callable[[str, int, str, object], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What to run: a bound task for the loop and the thread; for a child process, all it needs to rebuild one.
+
+    `info` is for the child: every field of RunInfo but the context, `claim_no`, and if known `deadline`, `started_at`
+    (both the database's), `meta` and `type`.
+    """
+
+    task: Task
+    executor: Literal["loop", "thread", "process"]
+    name: str = ""
+    module: str = ""
+    qualname: str = ""
+    payload: str = "{}"
+    info: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """`run()` returned this value."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class BrokeOff:
+    """`run()` raised, or the child process it ran in died; `error` has `message` and `traceback`.
+
+    `kind` is "cancelled" when the task's code raised CancelledError by itself; a call that *was* cancelled has no end.
+    """
+
+    error: Mapping[str, str]
+    kind: Kind = "raised"
+
+
+RunEnd: TypeAlias = Returned | BrokeOff
+
+
+class NoCapacity(TaskrunnerError):
+    """The system gives no further thread or process; nothing was run, the task can be released unchanged."""
+
+
+def failed(error: BaseException, kind: Kind = "raised") -> BrokeOff:
+    """Turn an exception into a value; no reference to it, its frames or their locals is kept."""
+    return BrokeOff(error_entry(error), kind)
+
+
+def died(returncode: int | None) -> BrokeOff:
+    """Say how a child process ended, from its status as `subprocess` gives it; None where only its socket closed."""
+    if returncode is None:
+        return BrokeOff(error_entry("its process closed the connection to its runner"), "died")
+    manner = f"exit code {returncode}" if returncode >= 0 else _signal(-returncode)
+    return BrokeOff(error_entry(f"its process died ({manner})"), "died")
+
+
+def _signal(number: int) -> str:
+    try:
+        return f"signal {number}, {signal.Signals(number).name}"
+    except ValueError:
+        return f"signal {number}"

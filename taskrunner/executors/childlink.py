@@ -1,0 +1,134 @@
+"""A child process's end of the socket: calls come in; messages, questions, log records and the runs' ends go out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from itertools import count
+from typing import Any
+
+from taskrunner.errors import TaskrunnerError
+from taskrunner.executors.wire import (
+    CALL,
+    HEADER,
+    MESSAGE,
+    REPLY,
+    REQUEST,
+    Request,
+    frame,
+    from_json,
+    split_header,
+    to_json,
+    unpickled,
+)
+
+
+class RequestRefused(TaskrunnerError):
+    """The runner could not do what the task asked for; the message says why."""
+
+
+class Link:
+    """Whole frames over one socket, from any thread of the child."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._writing = threading.Lock()
+        self._asking = threading.Lock()
+        self._numbers = count(1)
+
+    def next_call(self) -> Request:
+        """Wait for the runner's next call."""
+        while True:
+            kind, body = self._receive()
+            if kind == CALL:
+                request: Request = unpickled(body)
+                return request
+
+    def send(self, kind: bytes, body: bytes) -> None:
+        """Send one frame."""
+        with self._writing:
+            self._socket.sendall(frame(kind, body))
+
+    def tell(self, kind: str, data: object) -> None:
+        """Send a message that needs no answer."""
+        self.send(MESSAGE, to_json([kind, data]))
+
+    def ask(self, kind: str, data: object) -> Any:
+        """Ask the runner and wait for its answer, one question at a time; raises RequestRefused.
+
+        Nobody else reads meanwhile: a runner sends no call to a child that runs one.
+        """
+        with self._asking:
+            number = next(self._numbers)
+            self.send(REQUEST, to_json([number, kind, data]))
+            while True:
+                told, body = self._receive()
+                answer = from_json(body) if told == REPLY else {}
+                if answer.get("number") == number:
+                    break
+        if "error" in answer:
+            raise RequestRefused(answer["error"])
+        return answer["value"]
+
+    def settle(self) -> None:
+        """Wait for the answer to a question that is under way."""
+        with self._asking:
+            pass
+
+    def _receive(self) -> tuple[bytes, bytes]:
+        kind, length = split_header(self._read(HEADER.size))
+        return kind, self._read(length)
+
+    def _read(self, size: int) -> bytes:
+        body = bytearray(size)
+        view = memoryview(body)
+        while view:
+            received = self._socket.recv_into(view)
+            if not received:
+                os._exit(1)  # the runner is gone, and the watching thread about to say so
+            view = view[received:]
+        return bytes(body)
+
+
+class LogToRunner(logging.Handler):
+    """Hands the child's log records to the runner, whose own handlers then format and keep them."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+        self._formatter = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send the record with its message and traceback as text; a record that cannot be formatted is reported."""
+        try:
+            exc_text = self._formatter.formatException(record.exc_info) if record.exc_info else None
+            self._link.tell(
+                "log",
+                {key: getattr(record, key) for key in _PLAIN}
+                | {
+                    "msg": record.getMessage(),
+                    "exc_text": exc_text or record.exc_text,
+                },
+            )
+        except Exception:
+            self.handleError(record)
+
+
+_PLAIN = (
+    "name",
+    "levelno",
+    "levelname",
+    "created",
+    "msecs",
+    "pathname",
+    "filename",
+    "module",
+    "lineno",
+    "funcName",
+    "process",
+    "processName",
+    "threadName",
+    "stack_info",
+)

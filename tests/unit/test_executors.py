@@ -1,0 +1,427 @@
+"""Executors on the loop and in threads: whatever a task does, its runner gets a value and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, cast
+
+import pytest
+
+from taskrunner.executors import BrokeOff, Call, Executors, NoCapacity, Returned, RunEnd
+from taskrunner.task import Task
+
+pytestmark = pytest.mark.anyio
+
+WAIT = 5.0
+RUDE = (
+    SystemExit(3),
+    KeyboardInterrupt(),
+    GeneratorExit(),
+    RecursionError("deep"),
+    MemoryError("much"),
+    StopIteration(1),
+)
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
+@dataclass
+class Job:
+    """As much of a task as an executor sees."""
+
+    run: Callable[[], Any]
+
+
+def call(run: Callable[[], Any], executor: Literal["loop", "thread"]) -> Call:
+    return Call(task=cast(Task, Job(run)), executor=executor, name="Job 1")
+
+
+@asynccontextmanager
+async def executors(**options: Any) -> AsyncIterator[Executors]:
+    settings = {"concurrency": 4, "process_slots": 1, "stray_limit": 2} | options
+    pool = Executors(**settings)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+class Strays:
+    """Remembers the numbers of strays that were reported, and lets a test wait for one."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self._changed = asyncio.Event()
+
+    def __call__(self, number: int) -> None:
+        self.numbers.append(number)
+        self._changed.set()
+
+    async def reached(self, number: int) -> None:
+        async with asyncio.timeout(WAIT):
+            while not self.numbers or self.numbers[-1] != number:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+class Stuck:
+    """A `def run` that runs until it is released."""
+
+    def __init__(self) -> None:
+        self.started, self._release = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.started.set()
+        self._release.wait(WAIT)
+
+    async def has_started(self) -> None:
+        assert await asyncio.to_thread(self.started.wait, WAIT)
+
+    def release(self) -> None:
+        self._release.set()
+
+
+async def stopped(running: asyncio.Task[RunEnd]) -> None:
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, WAIT)
+
+
+def raiser(error: BaseException) -> Callable[[], object]:
+    def run() -> object:
+        raise error
+
+    return run
+
+
+def async_raiser(error: BaseException) -> Callable[[], Any]:
+    async def run() -> object:
+        raise error
+
+    return run
+
+
+async def test_a_returned_value_is_done_with_that_value() -> None:
+    """SPEC RUN 24."""
+
+    async def run() -> object:
+        await asyncio.sleep(0)
+        return {"n": 1}
+
+    async with executors() as pool:
+        assert await pool.run(call(run, "loop")) == Returned({"n": 1})
+        assert await pool.run(call(lambda: [1, 2], "thread")) == Returned([1, 2])
+
+
+@pytest.mark.parametrize("error", RUDE, ids=lambda error: type(error).__name__)
+async def test_whatever_run_raises_fails_that_task_and_the_loop_goes_on(error: BaseException) -> None:
+    """SPEC RUN 27."""
+    async with executors() as pool:
+        for outcome in (
+            await pool.run(call(async_raiser(error), "loop")),
+            await pool.run(call(raiser(error), "thread")),
+        ):
+            assert isinstance(outcome, BrokeOff)
+            # Python itself turns a StopIteration out of a coroutine into a RuntimeError.
+            assert type(error).__name__ in outcome.error["traceback"]
+            assert outcome.kind == "raised"
+        assert await pool.run(call(lambda: "alive", "thread")) == Returned("alive")
+
+
+async def test_a_real_endless_recursion_fails_that_task_alone() -> None:
+    """SPEC RUN 27."""
+
+    def deeper() -> object:
+        return deeper()
+
+    async def run() -> object:
+        return deeper()
+
+    async with executors() as pool:
+        outcomes = [await pool.run(call(run, "loop")), await pool.run(call(deeper, "thread"))]
+    assert all(isinstance(each, BrokeOff) and each.error["message"].startswith("RecursionError") for each in outcomes)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+async def test_system_exit_in_a_subtask_of_a_task_does_not_end_the_event_loop(error: BaseException) -> None:
+    """SPEC RUN 27: asyncio would raise it through run_forever."""
+
+    async def run() -> object:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(async_raiser(error)())
+        return None
+
+    async with executors() as pool:
+        outcome = await pool.run(call(run, "loop"))
+    assert isinstance(outcome, BrokeOff)
+    assert type(error).__name__ in outcome.error["traceback"]
+
+
+async def test_close_gives_the_loop_its_task_factory_back() -> None:
+    loop = asyncio.get_running_loop()
+    before = loop.get_task_factory()
+    async with executors():
+        assert loop.get_task_factory() is not before
+    assert loop.get_task_factory() is before
+
+
+@pytest.mark.parametrize("executor", ["loop", "thread"])
+async def test_a_cancelled_error_of_the_tasks_own_is_a_failure_and_no_cancellation(
+    executor: Literal["loop", "thread"],
+) -> None:
+    error = asyncio.CancelledError("mine")
+    run = async_raiser(error) if executor == "loop" else raiser(error)
+    async with executors() as pool:
+        outcome = await pool.run(call(run, executor))
+    assert isinstance(outcome, BrokeOff)
+    assert outcome.kind == "cancelled"
+
+
+async def test_cancelling_a_call_raises_cancelled_error_in_the_coroutine_and_waits_for_its_cleanup() -> None:
+    """SPEC RUN 28."""
+    started, seen = asyncio.Event(), []
+
+    async def run() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            seen.append("cleaned up")
+
+    async with executors() as pool:
+        running = asyncio.create_task(pool.run(call(run, "loop")))
+        await started.wait()
+        await stopped(running)
+        assert seen == ["cleaned up"]
+        assert pool.strays == 0
+
+
+async def test_a_timeout_around_a_call_is_still_a_timeout_when_the_coroutine_swallows_its_cancellation() -> None:
+    """SPEC RUN 28."""
+
+    async def run() -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return "ended all the same"
+
+    async with executors() as pool:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await pool.run(call(run, "loop"))
+
+
+async def test_a_coroutine_that_ignores_its_cancellation_is_a_stray_until_it_ends() -> None:
+    """SPEC RUN 28."""
+    started, release, strays = asyncio.Event(), asyncio.Event(), Strays()
+
+    async def run() -> None:
+        started.set()
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    async with executors(cancel_patience=timedelta(milliseconds=10), on_strays=strays) as pool:
+        running = asyncio.create_task(pool.run(call(run, "loop")))
+        await started.wait()
+        await stopped(running)
+        assert pool.strays == 1
+        release.set()
+        await strays.reached(0)
+    assert strays.numbers == [1, 0]
+
+
+async def test_a_second_cancel_waits_for_nothing() -> None:
+    """SPEC SHU 44: the second signal."""
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def run() -> None:
+        started.set()
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    async with executors(cancel_patience=timedelta(seconds=60)) as pool:
+        running = asyncio.create_task(pool.run(call(run, "loop")))
+        await started.wait()
+        running.cancel()
+        await asyncio.sleep(0.01)
+        assert not running.done()
+        await stopped(running)
+        assert pool.strays == 1
+        release.set()
+
+
+async def test_two_hundred_calls_in_threads_never_run_more_than_the_concurrency_at_once() -> None:
+    """SPEC CON 47."""
+    lock, now, peak = threading.Lock(), 0, 0
+
+    def run() -> None:
+        nonlocal now, peak
+        with lock:
+            now += 1
+            peak = max(peak, now)
+        threading.Event().wait(0.001)
+        with lock:
+            now -= 1
+
+    async with executors(concurrency=7) as pool:
+        outcomes = await asyncio.gather(*[pool.run(call(run, "thread")) for _ in range(200)])
+        assert pool.live_threads == 7
+    assert outcomes == [Returned(None)] * 200
+    assert peak == 7
+
+
+async def test_close_leaves_no_thread_behind() -> None:
+    before = set(threading.enumerate())
+    async with executors() as pool:
+        await asyncio.gather(*[pool.run(call(lambda: None, "thread")) for _ in range(20)])
+    assert set(threading.enumerate()) == before
+    assert pool.live_threads == 0
+
+
+async def test_a_thread_sees_the_context_variables_of_its_caller_and_keeps_its_own_to_itself() -> None:
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    def run() -> str:
+        seen = variable.get()
+        variable.set("changed")
+        return seen
+
+    async with executors(concurrency=1) as pool:
+        variable.set("callers")
+        assert await pool.run(call(run, "thread")) == Returned("callers")
+        assert await pool.run(call(run, "thread")) == Returned("callers")
+        assert variable.get() == "callers"
+
+
+async def test_a_plain_run_that_returns_a_coroutine_is_told_what_to_write() -> None:
+    async def inner() -> None: ...
+
+    async with executors() as pool:
+        outcome = await pool.run(call(lambda: inner(), "thread"))
+    assert isinstance(outcome, BrokeOff)
+    assert "async def run" in outcome.error["message"]
+
+
+async def test_a_stopped_thread_is_left_at_once_and_counted_as_a_stray_until_it_ends() -> None:
+    """SPEC RUN 28."""
+    stuck, strays = Stuck(), Strays()
+    async with executors(concurrency=1, on_strays=strays) as pool:
+        running = asyncio.create_task(pool.run(call(stuck, "thread")))
+        await stuck.has_started()
+        await stopped(running)
+        assert pool.strays == 1
+        assert await pool.run(call(lambda: "a slot is free", "thread")) == Returned("a slot is free")
+        assert pool.live_threads == 2
+        stuck.release()
+        await strays.reached(0)
+        assert strays.numbers == [1, 0]
+        assert await pool.run(call(lambda: "still", "thread")) == Returned("still")
+        assert pool.live_threads == 1, "the stray's thread is surplus"
+
+
+async def test_strays_past_the_limit_take_up_slots() -> None:
+    """SPEC RUN 28."""
+    stuck, strays = [Stuck(), Stuck()], Strays()
+    async with executors(concurrency=1, stray_limit=1, on_strays=strays) as pool:
+        for each in stuck:
+            running = asyncio.create_task(pool.run(call(each, "thread")))
+            await each.has_started()
+            await stopped(running)
+        assert pool.strays == 2
+        waiting = asyncio.create_task(pool.run(call(lambda: "at last", "thread")))
+        done, _ = await asyncio.wait((waiting,), timeout=0.05)
+        assert not done
+        stuck[0].release()
+        assert await asyncio.wait_for(waiting, WAIT) == Returned("at last")
+        stuck[1].release()
+        await strays.reached(0)
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_for_a_thread_never_runs_and_is_no_stray() -> None:
+    release, ran = threading.Event(), []
+    async with executors(concurrency=1) as pool:
+        first = asyncio.create_task(pool.run(call(lambda: release.wait(WAIT), "thread")))
+        second = asyncio.create_task(pool.run(call(lambda: ran.append(1), "thread")))
+        await asyncio.sleep(0)
+        await stopped(second)
+        release.set()
+        assert await first == Returned(True)
+        assert pool.strays == 0
+    assert ran == []
+
+
+async def test_a_thousand_cancellations_at_the_moment_of_the_end_leave_the_counts_right() -> None:
+    """The end of a call and its cancellation can cross on their way to the loop."""
+    strays = Strays()
+    async with executors(concurrency=2, stray_limit=1000, on_strays=strays) as pool:
+        for turn in range(1000):
+            running = asyncio.create_task(pool.run(call(lambda: None, "thread")))
+            for _ in range(turn % 4):
+                await asyncio.sleep(0)
+            running.cancel()
+            await asyncio.wait((running,))
+        assert await pool.run(call(lambda: 1, "thread")) == Returned(1)
+        if pool.strays:
+            await strays.reached(0)
+        assert await asyncio.gather(*[pool.run(call(lambda: 2, "thread")) for _ in range(10)]) == [Returned(2)] * 10
+        assert pool.live_threads <= 2
+
+
+async def test_close_reports_a_stuck_thread_and_cancels_the_calls_that_still_run() -> None:
+    """SPEC SHU 44: such a process leaves by os._exit."""
+    stuck, strays = Stuck(), Strays()
+    pool = Executors(concurrency=1, process_slots=1, stray_limit=5, on_strays=strays)
+    await pool.start()
+    running = asyncio.create_task(pool.run(call(stuck, "thread")))
+    await stuck.has_started()
+    assert await pool.close() == 1
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    stuck.release()
+    await strays.reached(0)
+
+
+async def test_a_system_without_threads_left_refuses_the_call_and_names_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FAULTS F30."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with executors() as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(NoCapacity, match="ulimit -u"):
+                await pool.run(call(lambda: None, "thread"))
+        assert await pool.run(call(lambda: "again", "thread")) == Returned("again")
+
+
+@pytest.mark.parametrize("executor", ["loop", "thread"])
+async def test_an_outcome_keeps_no_local_of_the_failed_run_alive(executor: Literal["loop", "thread"]) -> None:
+    class Big: ...
+
+    def run() -> None:
+        big = Big()
+        raise ValueError(str(big))
+
+    async def async_run() -> None:
+        run()
+
+    async with executors() as pool:
+        await pool.run(call(async_run if executor == "loop" else run, executor))
+        held = [value for frame in sys._current_frames().values() for value in frame.f_locals.values()]
+    assert not [value for value in held if isinstance(value, Big)]
