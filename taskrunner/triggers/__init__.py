@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from taskrunner.errors import InvalidArgument, TriggerInvalid
 from taskrunner.triggers.crontab import Crontab, parse_crontab
 from taskrunner.triggers.foreign import Foreign, adopt, read_foreign
-from taskrunner.triggers.instants import TICK, utc, zone
+from taskrunner.triggers.instants import utc, zone
 from taskrunner.triggers.interval import Interval, parse_interval, read_interval
 
 __all__ = ["Crontab", "Foreign", "Interval", "Trigger", "missed", "parse", "parse_text", "upcoming"]
@@ -97,7 +97,7 @@ def missed(trigger: Trigger, next_tick_at: datetime, now: datetime, limit: int) 
     # Looks back twice as far each time: the work is in proportion to `limit`, not to the time that was missed.
     span = timedelta(seconds=1)
     while now - span > first:
-        found = _walk(trigger, trigger.next_after(first, now - span - TICK), now, limit)
+        found = _walk(trigger, trigger.next_after(first, now - span), now, limit)
         if len(found) == limit:
             return found
         span *= 2

@@ -8,6 +8,7 @@ jumped, a repeated one the first time only. https://manpages.debian.org/cron.8 (
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
@@ -24,6 +25,8 @@ NAMED = {
     "@annually": "0 0 1 1 *",
 }
 
+# cronsim 2.8 takes `5-5/2` for `5/2`, which goes on to the end of the field: to crontab it is 5 alone.
+_RANGE_OF_ONE = re.compile(r"(?<![\w/])0*(\w+)-0*\1/0*[1-9]\d*(?=[,\s]|$)")
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
 
@@ -64,7 +67,8 @@ def parse_crontab(written: str, timezone: str) -> Crontab:
         # Every date of the calendar comes again within 28 years in this century; cronsim looks 50 years ahead.
         fires = next(CronSim(expression, datetime(2000, 1, 1)), None) is not None  # noqa: DTZ001 - no zone is meant
     except (CronSimError, ValueError) as error:
-        if _fires_in_some_month(expression):
+        # cronsim says the same of a day that is no number and of one that its months do not have.
+        if str(error) == "Bad day-of-month" and _fires_in_some_month(expression):
             raise _never(written) from error
         raise TriggerInvalid(
             f"crontab {written!r}: {error}; the fields are minute, hour, day, month, weekday"
@@ -94,7 +98,7 @@ def _expand(written: str) -> str:
         raise TriggerInvalid(
             f"crontab {written!r} has {fields} fields, not five (minute hour day month weekday); seconds are a number"
         )
-    return expression
+    return _RANGE_OF_ONE.sub(r"\1", expression)
 
 
 def _fires_in_some_month(expression: str) -> bool:
