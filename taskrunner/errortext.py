@@ -25,19 +25,20 @@ def error_entry(error: BaseException | str, traceback_limit: int = TRACEBACK_LIM
     """Write an exception, or a bare message, as `message` and `traceback` (empty for a message); never raises."""
     if isinstance(error, str):
         return {"message": clean_text(error), "traceback": ""}
+    name, text = type(error).__qualname__[:200], _text(error)
+    long = len(text) > MESSAGE_LIMIT  # its end would fill the traceback as well
+    written = _frames_only(error.__traceback__) if long else _traceback(error, error.__traceback__)
     return {
-        "message": clean_text(_message(error)),
-        "traceback": clean_text(_traceback(error, error.__traceback__), traceback_limit),
+        "message": clean_text(f"{name}: {clean_text(text, MESSAGE_LIMIT - len(name) - 2)}" if text else name),
+        "traceback": clean_text(written, traceback_limit),
     }
 
 
-def _message(error: BaseException) -> str:
-    name = type(error).__qualname__
+def _text(error: BaseException) -> str:
     try:
-        text = str(error)
+        return str(error)
     except BaseException:  # a task's own `__str__` may raise anything, SystemExit too
-        return f"{name}: <its text cannot be read>"
-    return f"{name}: {text}" if text else name
+        return "<its text cannot be read>"
 
 
 def _traceback(error: BaseException, frames: TracebackType | None) -> str:
