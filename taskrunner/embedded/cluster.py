@@ -12,7 +12,7 @@ from typing import Self
 
 from taskrunner.embedded.binaries import binaries_for
 from taskrunner.embedded.creation import SUPERUSER, Recipe, create_data, password_of
-from taskrunner.embedded.folders import home_in, socket_folder
+from taskrunner.embedded.folders import Home, home_in, socket_folder
 from taskrunner.embedded.server import DEFAULT_PORT, Server, StopMode, socket_url
 
 # Ends the server when its reader's other end closes: also when we are killed and close nothing ourselves.
@@ -36,12 +36,16 @@ class Cluster:
 
         As root, where the server's account cannot enter the folder, `data` is under /var/lib/taskrunner.
         """
+        settings = settings or {}
         home = home_in(folder)
         programs = binaries_for(home.account, binaries)
-        create_data(home, programs, Recipe(settings or {}))
-        port = (settings or {}).get("port", DEFAULT_PORT)
-        cluster = cls(Server(home, programs, socket_folder(home)), port)
-        cluster.start()
+        try:
+            create_data(home, programs, Recipe(settings))
+            cluster = cls(Server(home, programs, socket_folder(home)), settings.get("port", DEFAULT_PORT))
+            cluster.start()
+        except BaseException:
+            _remove(home, home.folder / "socket")
+            raise
         return cluster
 
     @property
@@ -94,11 +98,7 @@ class Cluster:
     def remove(self) -> None:
         """Stop the server and delete all its files."""
         self.stop("immediate")
-        for folder in (self.data, self.socket):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.log.unlink(missing_ok=True)
-        with suppress(OSError):  # the caller may keep things of its own in it
-            self._server.home.folder.rmdir()
+        _remove(self._server.home, self.socket)
 
     def __enter__(self) -> Self:
         return self
@@ -113,3 +113,11 @@ class Cluster:
             self._guard.kill()  # before its pipe closes: the pid it knows may be somebody else's by then
             self._guard.communicate()
             self._guard = None
+
+
+def _remove(home: Home, socket: Path) -> None:
+    for folder in (home.data, socket):
+        shutil.rmtree(folder, ignore_errors=True)
+    home.log.unlink(missing_ok=True)
+    with suppress(OSError):  # the caller may keep things of its own in it
+        home.folder.rmdir()

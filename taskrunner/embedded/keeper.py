@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -23,7 +24,7 @@ from taskrunner.errors import EmbeddedError
 
 GRACE_SECONDS = 3.0  # without users, before the server is stopped: a command line that is called twice finds it running
 LOOK_SECONDS = 0.2
-PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before each attempt to restart a crashed server
+LONGEST_PAUSE_SECONDS = 30.0  # between attempts to restart a server that crashes at once
 
 
 class Keeper:
@@ -35,6 +36,8 @@ class Keeper:
         self._users = Lock(home.folder / "users.lock", home.account)
         self._empty_since: float | None = None
         self._told_to_stop = False
+        self._failures = 0
+        self._next_attempt_at = 0.0
         signal.signal(signal.SIGTERM, self._obey)
 
     def open(self, explicit: Path | None) -> tuple[Server, bool]:
@@ -55,11 +58,13 @@ class Keeper:
 
     def keep(self, server: Server) -> None:
         """Keep the server running until it has had no user for 3 s, its folder is deleted, or SIGTERM; then stop it."""
-        while not self._told_to_stop and self._lock.in_place() and not self._deserted():
+        while not self._told_to_stop and not self._deserted():
+            if not self._lock.in_place():
+                return server.kill()
             if not server.alive():
                 self._revive(server)
             time.sleep(LOOK_SECONDS)
-        server.stop("fast")
+        return server.stop("fast")
 
     def _deserted(self) -> bool:
         """Tell whether nobody used the server for 3 s; if so the lock is kept, and who joins now waits for our end."""
@@ -74,14 +79,18 @@ class Keeper:
         return False
 
     def _revive(self, server: Server) -> None:
-        for pause in PAUSES:
-            time.sleep(pause)
-            _log(f"the server of {self._home.data} is gone: restarting it")
-            try:
-                return server.start()
-            except EmbeddedError as error:
-                _log(str(error))
-        raise EmbeddedError(f"the server of {self._home.data} cannot be restarted")
+        now = time.monotonic()
+        if now < self._next_attempt_at:
+            return
+        _log(f"the server of {self._home.data} is gone: restarting it")
+        try:
+            server.start()
+        except (EmbeddedError, OSError) as error:
+            _log(str(error))
+            self._failures += 1
+            self._next_attempt_at = now + min(LONGEST_PAUSE_SECONDS, 0.2 * 2**self._failures)
+        else:
+            self._failures = 0
 
     def _obey(self, signum: int, frame: FrameType | None) -> None:
         self._told_to_stop = True
@@ -92,16 +101,26 @@ def main(folder: str, binaries: str) -> None:
     _detach()
     home = Home(Path(folder), account_for(Path(folder) / "pgdata"))
     with Lock(home.folder / "keeper.lock", home.account) as lock:
-        try:
-            lock.take(time.monotonic() + 1.0)  # a look at it by somebody else lasts microseconds
-        except EmbeddedError:
-            return
-        keeper = Keeper(home, lock)
-        try:
-            server, started = keeper.open(Path(binaries) if binaries else None)
-        except Exception as error:
-            _answer({"error": str(error) if isinstance(error, EmbeddedError) else repr(error)})
-            raise
+        if _alone(lock):
+            _keep(Keeper(home, lock), Path(binaries) if binaries else None)
+
+
+def _alone(lock: Lock) -> bool:
+    with suppress(EmbeddedError):
+        lock.take(time.monotonic() + 1.0)  # a look at it by somebody else lasts microseconds
+        return True
+    return False
+
+
+def _keep(keeper: Keeper, explicit: Path | None) -> None:
+    try:
+        server, started = keeper.open(explicit)
+    except EmbeddedError as error:
+        _answer({"error": str(error)})
+    except Exception as error:
+        _answer({"error": f"the server's keeper failed: {error!r}"})
+        raise
+    else:
         _answer({"started": started})
         keeper.keep(server)
 

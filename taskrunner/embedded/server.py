@@ -96,11 +96,7 @@ class Server:
         """Tell whether the postmaster runs; one that nobody has reaped yet does not."""
         if self._child is not None:
             return self._child.poll() is None
-        if self._process is None:
-            return False
-        with suppress(psutil.NoSuchProcess):
-            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
-        return False
+        return self._process is not None and not _gone(self._process)
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Stop the postmaster by the mode's signal and wait for its end; after 60 s kill it."""
@@ -189,4 +185,13 @@ def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    until = time.monotonic() + STOP_SECONDS
+    while not all(map(_gone, processes)) and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+
+
+def _gone(process: psutil.Process) -> bool:
+    """Tell whether a process has ended; pid 1 may take its time to reap an orphan, or (in a container) never do it."""
+    with suppress(psutil.NoSuchProcess):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
