@@ -7,6 +7,7 @@ the text is the same at every start; other instants made from the clock are refu
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -65,8 +66,16 @@ def adopt(trigger: Any, timezone: str) -> Interval | Foreign:
     except TriggerInvalid as error:
         raise TriggerInvalid(f"frequency {trigger!r}: {error}") from None
     if "CronTrigger" in text:
-        warnings.warn(f"frequency {trigger!r}: {_CRON_WARNING}", UserWarning, stacklevel=4)
+        warnings.warn(f"frequency {trigger!r}: {_CRON_WARNING}", UserWarning, stacklevel=_callers_level())
     return Foreign(text, _zone_of(spec) or timezone)
+
+
+def _callers_level() -> int:
+    """Return the stacklevel, for a warning in the calling function, of the line outside this package that led here."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("taskrunner."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def read_foreign(text: str, timezone: str) -> Foreign:
