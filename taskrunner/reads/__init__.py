@@ -1,0 +1,43 @@
+"""What people look at: tasks in any state, counts, runners, queues and schedules, as values.
+
+Every function returns an `Op`, or a generator of them, so that the command line and the API read by the same code,
+each with its own pump. Nothing here changes a row, and nothing counts a big table: what has ended is counted from
+`task_stats`.
+"""
+
+from __future__ import annotations
+
+from taskrunner.reads.fleet import Queue, Runner, Schedule, live_runners, queues, runners, schedule_named, schedules
+from taskrunner.reads.status import Counts, Status, TypeCounts, stats, status
+from taskrunner.reads.tasks import (
+    DeadView,
+    TaskFilter,
+    TaskView,
+    dead_letter_by_id,
+    dead_letters,
+    list_tasks,
+    task_by_id,
+)
+
+__all__ = [
+    "Counts",
+    "DeadView",
+    "Queue",
+    "Runner",
+    "Schedule",
+    "Status",
+    "TaskFilter",
+    "TaskView",
+    "TypeCounts",
+    "dead_letter_by_id",
+    "dead_letters",
+    "list_tasks",
+    "live_runners",
+    "queues",
+    "runners",
+    "schedule_named",
+    "schedules",
+    "stats",
+    "status",
+    "task_by_id",
+]
