@@ -66,9 +66,9 @@ def failed(error: BaseException, kind: Kind = "raised") -> BrokeOff:
 
 
 def died(returncode: int | None) -> BrokeOff:
-    """Say how a child process ended, from its status as `subprocess` gives it; None where only its socket closed."""
+    """Say how a child ended, by its status as `subprocess` gives it; None where it lives but its socket is unusable."""
     if returncode is None:
-        return BrokeOff(error_entry("its process closed the connection to its runner"), "died")
+        return BrokeOff(error_entry("its process spoiled the connection to its runner"), "died")
     manner = f"exit code {returncode}" if returncode >= 0 else _signal(-returncode)
     return BrokeOff(error_entry(f"its process died ({manner})"), "died")
 

@@ -180,8 +180,7 @@ class _Child:
     async def kill(self) -> None:
         """Kill it with every process it started, and wait for its end; one that has ended is cleared away."""
         if self._process.returncode is None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill_group()
         self._writer.close()
         await asyncio.wait((self._exit,), timeout=_REAP_PATIENCE)
 
@@ -206,12 +205,19 @@ class _Child:
         raise WireBroken(f"an unexpected frame {kind!r}")
 
     async def _status(self) -> int | None:
-        """Return what the child exited with, or None if it lives and only its socket ended: it is of no use then."""
+        """Return what the child exited with, or None if it lives: only its socket was spoiled, it is of no use then."""
         self._worn = True
         await asyncio.wait((self._exit,), timeout=_EXIT_PATIENCE)
         return self._process.returncode
 
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def _exited(self, _: asyncio.Task[int]) -> None:
+        # What it started goes with it. It is reaped, but its number is not given away while its group has members,
+        # and an empty group's would have to come round within this turn of the loop.
+        self._kill_group()
         asyncio.get_running_loop().call_later(_LATE_EOF, self._reader.feed_eof)
 
 
