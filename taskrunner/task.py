@@ -220,6 +220,7 @@ _ROW: Any = Task.__dict__["_task_row"]
 
 _MEMBERS = frozenset(dir(Task))
 _FIXED = frozenset(name for name, member in vars(Task).items() if isinstance(member, property))
+_ALLOWED = frozenset({"model_config", *(name for name in _MEMBERS if name.startswith("__"))})
 _ARGUMENTS = frozenset({"queue", "priority", "max_retries"})
 
 
@@ -231,9 +232,10 @@ def _row(task: Task) -> RunInfo | None:
 
 
 def _refuse_hidden_members(cls: type[Task]) -> None:
-    annotated = {name for name in _annotated_names(cls) if not name.startswith("__")} - {"model_config"}
+    annotated = set(_annotated_names(cls)) - _ALLOWED
     inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__pydantic_fields__", ())}
-    hidden = sorted((annotated | inherited) & _MEMBERS) + sorted((vars(cls).keys() - annotated) & _FIXED)
+    assigned = {name for name, value in vars(cls).items() if name in _FIXED or not hasattr(value, "__get__")}
+    hidden = sorted((annotated | inherited | (assigned - _ALLOWED)) & _MEMBERS)
     if hidden:
         name = hidden[0]
         remedy = f"say it as @register_task(…, {name}=…)" if name in _ARGUMENTS else "rename it"

@@ -109,7 +109,10 @@ def test_an_assignment_is_checked_too():
 
 @pytest.mark.parametrize(
     "name",
-    ["id", "tries", "crashes", "max_retries", "priority", "queue", "tenant", "context", "errors", "run", "next_try", "json", "copy", "dict", "schema", "model_dump", "model_fields", "_task_id"],
+    [
+        *("id", "tries", "crashes", "max_retries", "priority", "queue", "tenant", "context", "errors"),
+        *("run", "next_try", "json", "copy", "dict", "schema", "model_dump", "model_fields", "_task_id"),
+    ],
 )
 def test_a_field_may_not_hide_a_member_of_task(name):
     """SPEC REG 4."""
@@ -129,6 +132,11 @@ def test_a_class_variable_or_a_method_may_not_hide_a_column_either():
 
         class Assigned(Task):
             queue = "mail"  # type: ignore[assignment]  # that it is refused is the test
+
+    with pytest.raises(RegistrationError, match="'run'"):
+
+        class NoMethod(Task):
+            run = 5  # type: ignore[assignment]  # that it is refused is the test
 
     with pytest.raises(RegistrationError, match="'id'"):
 

@@ -1,0 +1,79 @@
+"""What declaring a task costs: no driver, no ORM, no web or command-line framework."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = (
+    "sqlmodel",
+    "sqlalchemy",
+    "alembic",
+    "psycopg",
+    "psycopg_pool",
+    "typer",
+    "rich",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "apscheduler",
+)
+
+
+def loaded_by(code: str) -> set[str]:
+    """Run code in a fresh interpreter and return which of the heavy modules it has loaded."""
+    script = f"import sys\n{code}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+def test_the_probe_sees_a_heavy_module():
+    assert "typer" in loaded_by("import typer")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from taskrunner import Task, register_task",
+        "import taskrunner; dir(taskrunner)",
+        "import taskrunner.registry, taskrunner.outcome, taskrunner.payload, taskrunner.triggers",
+    ],
+)
+def test_declaring_tasks_loads_no_driver_and_no_framework(code):
+    assert loaded_by(code) == set()
+
+
+def test_a_task_with_a_crontab_is_declared_and_dumped_without_them():
+    code = """
+from taskrunner import Task, register_task
+from taskrunner.payload import dump
+@register_task("Nightly", "0 3 * * *", timezone="Europe/Warsaw", unique=True)
+class Nightly(Task):
+    def run(self): ...
+assert dump(Nightly()) == "{}"
+"""
+    assert loaded_by(code) == set()
+
+
+def test_an_unknown_name_is_an_attribute_error_that_says_so():
+    import taskrunner
+
+    with pytest.raises(AttributeError, match="'taskrunner' has no attribute 'Tusk'"):
+        _ = taskrunner.Tusk
+    assert not hasattr(taskrunner, "Tusk")
+    assert set(taskrunner.__all__) <= set(dir(taskrunner))
+
+
+def test_every_public_name_but_the_doors_is_there_at_once():
+    import taskrunner
+
+    doors = set(taskrunner._DOORS)
+    assert all(name in vars(taskrunner) for name in set(taskrunner.__all__) - doors)
+    assert doors <= set(taskrunner.__all__)
+
+
+def test_the_package_says_that_it_is_typed():
+    import taskrunner
+
+    assert Path(taskrunner.__file__).with_name("py.typed").is_file()
