@@ -11,7 +11,8 @@ from taskrunner.retry import constant, exponential, linear
 from taskrunner.task import Context, Task
 
 if TYPE_CHECKING:
-    from taskrunner.queue import AsyncTaskQueue, Enqueued, TaskQueue
+    from taskrunner.queue import AsyncTaskQueue, TaskQueue
+    from taskrunner.store.task import Enqueued
 
 __all__ = [
     "AsyncTaskQueue",
@@ -28,7 +29,11 @@ __all__ = [
 ]
 
 # The doors need a database driver; a module that only declares tasks does not.
-_DOORS = dict.fromkeys(("AsyncTaskQueue", "Enqueued", "TaskQueue"), "taskrunner.queue")
+_DOORS = {
+    "AsyncTaskQueue": "taskrunner.queue",
+    "Enqueued": "taskrunner.store.task",
+    "TaskQueue": "taskrunner.queue",
+}
 
 
 def __getattr__(name: str) -> Any:

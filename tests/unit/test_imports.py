@@ -73,6 +73,11 @@ def test_every_public_name_but_the_doors_is_there_at_once():
     assert doors <= set(taskrunner.__all__)
 
 
+def test_the_doors_open_on_demand_and_then_there_is_a_driver():
+    code = "import taskrunner\nfor name in taskrunner.__all__: assert getattr(taskrunner, name).__name__ == name"
+    assert "psycopg" in loaded_by(code)
+
+
 def test_the_package_says_that_it_is_typed():
     import taskrunner
 
