@@ -259,9 +259,9 @@ def test_the_server_stops_soon_after_every_user_was_killed_and_who_joins_meanwhi
     for member in stage.members:
         member.process.kill()
     eventually(lambda: "fast shutdown" in (stage.data.parent / "server.log").read_text(), seconds=8)
-    with join(stage.folder) as member:
-        assert member.started
-        assert answers(member.url)
+    with join(stage.folder) as newcomer:
+        assert newcomer.started
+        assert answers(newcomer.url)
         assert gone(postmaster)
         assert gone(keeper)
     assert "not properly shut down" not in (stage.data.parent / "server.log").read_text()
