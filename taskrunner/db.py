@@ -7,6 +7,7 @@ one transaction.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -173,13 +174,14 @@ async def aconnect(url: str, *, name: str = "taskrunner", prepare: bool = True) 
 class Link:
     """One asynchronous connection that is opened when needed and thrown away when it breaks.
 
-    A link is used by one caller at a time; it never retries by itself, since only the caller knows whether the
-    lost statement may be repeated.
+    Callers take turns. A link never retries by itself, since only the caller knows whether the lost statement
+    may be repeated.
     """
 
     def __init__(self, url: str, *, name: str, prepare: bool = True) -> None:
         self._url, self._name, self._prepare = url, name, prepare
         self._conn: AsyncConnection[TupleRow] | None = None
+        self._turn = asyncio.Lock()
 
     async def run(self, work: Work[T]) -> T:
         """Execute `work`, connecting first if need be. Raises: `DatabaseUnreachable` and the connection is dropped."""
@@ -189,22 +191,23 @@ class Link:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
         """Lend the connection; a broken one, or one left in mid-statement by a cancellation, is closed after use."""
-        if self._conn is None or self._conn.closed:
-            self._conn = await aconnect(self._url, name=self._name, prepare=self._prepare)
-        conn = self._conn
-        try:
-            yield conn
-        except TaskrunnerError as error:
-            if isinstance(error, DatabaseUnreachable):
+        async with self._turn:
+            if self._conn is None or self._conn.closed:
+                self._conn = await aconnect(self._url, name=self._name, prepare=self._prepare)
+            conn = self._conn
+            try:
+                yield conn
+            except TaskrunnerError as error:
+                if isinstance(error, DatabaseUnreachable):
+                    await self.close()
+                raise
+            except psycopg.Error:
+                if conn.broken:
+                    await self.close()
+                raise
+            except BaseException:
                 await self.close()
-            raise
-        except psycopg.Error:
-            if conn.broken:
-                await self.close()
-            raise
-        except BaseException:
-            await self.close()
-            raise
+                raise
 
     async def close(self) -> None:
         """Close the connection, if there is one."""

@@ -120,9 +120,7 @@ class TaskQueue(_Door):
     """
 
     @classmethod
-    def connect(
-        cls, url: str | None = None, *, tenant: str = "default", registry: Registry | None = None
-    ) -> TaskQueue:
+    def connect(cls, url: str | None = None, *, tenant: str = "default", registry: Registry | None = None) -> TaskQueue:
         """Open a door to `url`, else DATABASE_URL, else the project's private server."""
         queue = cls(url, tenant=tenant, registry=registry)
         queue._open()
@@ -151,7 +149,7 @@ class TaskQueue(_Door):
         self.close()
 
     def _run(self, make: Callable[[], Work[T]]) -> T:
-        """Run the work that `make()` returns. A lost connection is tried once more: all that doors do may be repeated."""
+        """Run the work of `make()`; after a lost connection once more: whatever a door does may be repeated."""
         try:
             return self._once(make())
         except DatabaseUnreachable:
@@ -241,7 +239,7 @@ class TaskQueue(_Door):
         raise WaitTimeout(f"task {id_} has not ended in time")
 
     def result(self, id_: UUID | str, timeout: Duration | None = None) -> Any:
-        """Return what the task's `run()` returned. Raises: `TaskDead` with its last error, `WaitTimeout`, `NotFound`."""
+        """Return what `run()` returned. Raises: `TaskDead` with the last error, `WaitTimeout`, `NotFound`."""
         return _result(self.wait(id_, timeout))
 
     def stats(self) -> dict[str, int]:
@@ -284,7 +282,7 @@ class AsyncTaskQueue(_Door):
         await self.close()
 
     async def _run(self, make: Callable[[], Work[T]]) -> T:
-        """Run the work that `make()` returns. A lost connection is tried once more: all that doors do may be repeated."""
+        """Run the work of `make()`; after a lost connection once more: whatever a door does may be repeated."""
         try:
             return await self._once(make())
         except DatabaseUnreachable:
@@ -373,4 +371,3 @@ class AsyncTaskQueue(_Door):
     async def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state: see `TaskQueue.stats`."""
         return await self._run(reads.stats)
-

@@ -1,0 +1,288 @@
+"""One claim, from the row to the decision: load, bind, run, classify, ask, decide.
+
+Nothing is written here: the runner obeys the `Transition` that comes out. Whatever a task raises stays inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, Protocol
+from uuid import UUID
+
+from taskrunner import outcome
+from taskrunner.durations import as_delay
+from taskrunner.errors import PayloadInvalid, UnknownType
+from taskrunner.executors import Call, NoCapacity, Returned, RunEnd
+from taskrunner.jsonvalue import dump_json
+from taskrunner.outcome import Outcome, Transition, decide, needs_answer
+from taskrunner.registry import Registry, TaskType
+from taskrunner.store.task import Claimed
+from taskrunner.task import RunInfo, Task, ask_next_try, bind, load_payload
+
+log = logging.getLogger("taskrunner.task")
+
+
+class Stop(Enum):
+    """Why a running task is stopped from outside."""
+
+    CANCEL = "somebody asked for it"
+    RELEASE = "the grace period is over"
+    LOST = "the lease is lost"
+
+
+class Host(Protocol):
+    """What an attempt needs of its runner."""
+
+    registry: Registry
+    loop: asyncio.AbstractEventLoop
+
+    async def execute(self, call: Call) -> RunEnd:
+        """Run the call by its executor; cancelling it stops the run."""
+
+    def show_progress(self, attempt: Attempt, text: str) -> None:
+        """Keep what the task says of its progress."""
+
+
+class Attempt:
+    """One claim in a runner's hands. Times are seconds of the monotonic clock."""
+
+    __slots__ = (
+        "_timer",
+        "_timer_budget",
+        "claim",
+        "ended",
+        "host",
+        "marked",
+        "run_task",
+        "started",
+        "stop_reason",
+        "timeout",
+    )
+
+    def __init__(self, claim: Claimed, host: Host) -> None:
+        self.claim = claim
+        self.host = host
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.marked = False
+        self.run_task: asyncio.Task[None] | None = None
+        self.stop_reason: Stop | None = None
+        self.timeout: timedelta | None = None
+        self._timer: asyncio.Timeout | None = None
+        self._timer_budget = 0.0
+
+    # ── the six steps ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def __call__(self) -> Transition | None:
+        """Run the claim and return what becomes of its task; None when the claim is no longer this runner's."""
+        try:
+            kind, task = self._load()
+        except (PayloadInvalid, UnknownType) as error:
+            return decide(outcome.Unfit(str(error)))
+        except Exception as error:  # a validator of the user's may raise anything
+            return decide(outcome.Unfit(f"the stored payload does not fit: {type(error).__name__}: {error}"))
+        self._bind(kind, task)
+        came_to = await self._run(kind, task)
+        if self.stop_reason is Stop.LOST:
+            return None
+        answer = ask_next_try(task) if needs_answer(came_to) else None
+        return decide(came_to, answer)
+
+    def _load(self) -> tuple[TaskType, Task]:
+        kind = self.host.registry.get(self.claim.type)
+        return kind, load_payload(kind.cls, self.claim.payload)
+
+    def _bind(self, kind: TaskType, task: Task) -> None:
+        claim = self.claim
+        self.timeout = kind.timeout
+        bind(
+            task,
+            RunInfo(
+                id=claim.id,
+                tries=claim.tries,
+                crashes=claim.crashes,
+                max_retries=claim.max_retries,
+                priority=claim.priority,
+                queue=claim.queue,
+                tenant=claim.tenant,
+                errors=tuple(claim.errors),
+                context=RunContext(self),
+            ),
+        )
+
+    async def _run(self, kind: TaskType, task: Task) -> Outcome:
+        self.started = time.monotonic()
+        budget = None if kind.timeout is None else kind.timeout.total_seconds()
+        try:
+            async with asyncio.timeout(budget) as self._timer:
+                self._timer_budget = budget or 0.0
+                came_to = _classify(await self.host.execute(self._call(kind, task)))
+        except TimeoutError:
+            came_to = outcome.timed_out(timedelta(seconds=round(self._timer_budget, 3)))
+        except asyncio.CancelledError:
+            came_to = outcome.Interrupted()
+        except NoCapacity as error:
+            log.warning("%s %s was not started: %s", self.claim.type, self.claim.id, error)
+            came_to = outcome.Interrupted()
+        finally:
+            self._timer = None
+            self.ended = time.monotonic()
+        return self._heed_stop(came_to)
+
+    def _heed_stop(self, came_to: Outcome) -> Outcome:
+        """Somebody's cancel decides over a failure that it may have caused, never over a success."""
+        if self.stop_reason is Stop.CANCEL and isinstance(came_to, outcome.Failed | outcome.Interrupted):
+            return outcome.Cancelled()
+        return came_to
+
+    def _call(self, kind: TaskType, task: Task) -> Call:
+        if kind.executor != "process":
+            return Call(task=task, executor=kind.executor)
+        return Call(
+            task=task,
+            executor="process",
+            name=kind.name,
+            module=kind.cls.__module__,
+            qualname=kind.cls.__qualname__,
+            payload=self.claim.payload,
+            info=self._info(),
+        )
+
+    def _info(self) -> dict[str, Any]:
+        """What a child process is told of its run."""
+        claim = self.claim
+        return {
+            "id": claim.id,
+            "tries": claim.tries,
+            "crashes": claim.crashes,
+            "max_retries": claim.max_retries,
+            "priority": claim.priority,
+            "queue": claim.queue,
+            "tenant": claim.tenant,
+            "errors": tuple(claim.errors),
+            "claim_no": claim.claim_no,
+            "started_at": datetime.now(UTC),
+            "deadline": self.deadline() if self.timeout else None,
+            "meta": claim.meta,
+            "type": claim.type,
+        }
+
+    # ── what others do to it ─────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self, reason: Stop) -> None:
+        """Stop the run; the first reason counts, but a lost lease overrides all."""
+        if self.stop_reason is None or reason is Stop.LOST:
+            self.stop_reason = reason
+        if self.run_task is not None:
+            self.run_task.cancel()
+
+    def extend(self, delay: timedelta) -> None:
+        """Give the task `delay` from now on; without a timeout there is nothing to extend. On the loop only."""
+        if self._timer is None or self.started is None or self.timeout is None or self._timer.expired():
+            return
+        seconds = delay.total_seconds()
+        self._timer_budget = time.monotonic() - self.started + seconds
+        self._timer.reschedule(self.host.loop.time() + seconds)
+
+    def deadline(self) -> datetime:
+        """Return when the time is up, by this machine's clock."""
+        left = self._timer_budget - (time.monotonic() - (self.started or time.monotonic()))
+        return datetime.now(UTC) + timedelta(seconds=left)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the run started; 0 before."""
+        return 0.0 if self.started is None else time.monotonic() - self.started
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds that the run lasted, so far."""
+        return 0.0 if self.started is None else (self.ended or time.monotonic()) - self.started
+
+
+def _classify(end: RunEnd) -> Outcome:
+    return outcome.classify(end.value) if isinstance(end, Returned) else outcome.Failed(dict(end.error))
+
+
+class RunContext:
+    """`self.context` of a task on the loop or in a thread; see `taskrunner.task.Context`."""
+
+    __slots__ = ("_attempt",)
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    @property
+    def id(self) -> UUID:
+        """The task's id."""
+        return self._attempt.claim.id
+
+    @property
+    def queue(self) -> str:
+        """The queue it was claimed from."""
+        return self._attempt.claim.queue
+
+    @property
+    def tenant(self) -> str:
+        """Whose work it is."""
+        return self._attempt.claim.tenant
+
+    @property
+    def priority(self) -> int:
+        """Larger is more urgent."""
+        return self._attempt.claim.priority
+
+    @property
+    def claim_no(self) -> int:
+        """The number of this claim."""
+        return self._attempt.claim.claim_no
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the task's time is up, by this machine's clock; None without a timeout."""
+        return self._attempt.deadline() if self._attempt.timeout else None
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What was given as `meta=` at the enqueue."""
+        return self._attempt.claim.meta
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[Any]:
+        """A logger whose records carry the task's id, type and try."""
+        claim = self._attempt.claim
+        extra = {"task_id": str(claim.id), "task_type": claim.type, "task_try": claim.tries + 1}
+        return logging.LoggerAdapter(log, extra)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task should stop."""
+        attempt = self._attempt
+        return attempt.stop_reason is not None or attempt.ended is not None
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Show people how far the task is; what comes too often is left out, the latest counts."""
+        text = dump_json({"done": done, "total": total, "message": message}, "progress")
+        self._on_loop(lambda: self._attempt.host.show_progress(self._attempt, text))
+
+    def extend(self, delay: timedelta | float) -> None:
+        """Move the deadline: the task has this much time from now on."""
+        checked = as_delay(delay, "extend")
+        self._on_loop(lambda: self._attempt.extend(checked))
+
+    def _on_loop(self, action: Callable[[], None]) -> None:
+        """Threads hand over to the loop; what runs on it acts at once."""
+        loop = self._attempt.host.loop
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            here = False
+        if here:
+            action()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(action)

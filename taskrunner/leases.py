@@ -1,0 +1,140 @@
+"""Leases of runner processes: heartbeats, what a runner knows of its own lease, and the rescue of the dead.
+
+The lease belongs to the process, not to its tasks. Under a supervisor the supervisor beats for its children; a runner
+inside a user's own program beats by a `Heart`, a thread with a connection of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+import psycopg
+
+from taskrunner import db
+from taskrunner.backoff import Backoff
+from taskrunner.db import Work, run
+from taskrunner.errors import TaskrunnerError
+from taskrunner.store import runner as store
+from taskrunner.store.runner import Pulse, Rescued
+
+log = logging.getLogger("taskrunner.leases")
+
+
+class Lease:
+    """What a runner knows of its lease, by monotonic time: it is shorter than the database's, never longer."""
+
+    def __init__(self, length: timedelta) -> None:
+        self._length = length.total_seconds()
+        self._until = 0.0
+        self.lost = False
+
+    def extended(self, asked_at: float) -> None:
+        """A heartbeat sent at `asked_at` (monotonic) was granted: the lease runs from then."""
+        self._until = max(self._until, asked_at + self._length)
+
+    def renew(self) -> None:
+        """The runner has joined anew."""
+        self.lost = False
+        self._until = time.monotonic() + self._length
+
+    @property
+    def ending(self) -> bool:
+        """Whether tasks must be stopped now: the lease is lost, or over within a fifth of its length."""
+        return self.lost or time.monotonic() > self._until - self._length / 5
+
+
+class Member(Protocol):
+    """A runner whose heart beats for it."""
+
+    lease: Lease
+
+    def pulse(self) -> Pulse:
+        """Say who beats and how it is."""
+
+
+class Heart:
+    """A thread that beats for a runner inside a user's own program, whatever its event loop does."""
+
+    def __init__(self, url: str, member: Member, *, every: timedelta, lease: timedelta) -> None:
+        self._url, self._member = url, member
+        self._every, self._lease = every.total_seconds(), lease
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="taskrunner-heart", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop beating and wait for the thread; at most for one statement."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _beat_on(self) -> None:
+        conn: psycopg.Connection[Any] | None = None
+        backoff = Backoff()
+        while not self._stop.is_set():
+            try:
+                conn = conn or db.connect(self._url, name="taskrunner heart")
+                self._beat(conn)
+                backoff.reset()
+                self._stop.wait(self._every)
+            except (TaskrunnerError, psycopg.Error) as error:
+                log.warning("heartbeat failed: %s", error)
+                if conn is not None:
+                    conn.close()
+                conn = None
+                self._stop.wait(backoff.pause())
+        if conn is not None:
+            conn.close()
+
+    def _beat(self, conn: psycopg.Connection[Any]) -> None:
+        asked_at, pulse = time.monotonic(), self._member.pulse()
+        if pulse.id in run(conn, store.beat([pulse], self._lease)):
+            self._member.lease.extended(asked_at)
+        elif pulse.id == self._member.pulse().id:  # not one that has rejoined meanwhile
+            self._member.lease.lost = True
+
+
+Pump = Callable[[Work[Any]], Awaitable[Any]]
+"""`Link.run`, or anything that executes work on a connection."""
+
+
+async def rescue_dead(pump: Pump, crash_limit: int) -> list[Rescued]:
+    """Take back the tasks of every runner whose lease has ended, and of those that have no row at all."""
+    rescued: list[Rescued] = []
+    seen: list[UUID] = []
+    while (found := await pump(store.rescue_next(seen, crash_limit))) is not None:
+        runner_id, tasks = found
+        seen.append(runner_id)
+        _tell(runner_id, tasks)
+        rescued += tasks
+    for runner_id in await pump(store.orphaned()):
+        tasks = await pump(store.rescue(runner_id, crash_limit))
+        _tell(runner_id, tasks)
+        rescued += tasks
+    return rescued
+
+
+async def rescue_of(pump: Pump, runner_id: UUID, started: Sequence[tuple[UUID, int]], crash_limit: int) -> None:
+    """Take back the tasks of a process that is known to be dead; `started` is what its flight recorder says."""
+    if started:
+        await pump(store.mark_started_of(runner_id, started))
+    await pump(store.end_leases([runner_id]))
+    _tell(runner_id, await pump(store.rescue(runner_id, crash_limit)))
+
+
+def _tell(runner_id: UUID, tasks: Sequence[Rescued]) -> None:
+    if not tasks:
+        return
+    counts = {verdict: sum(task.verdict == verdict for task in tasks) for verdict in ("charged", "released", "dead")}
+    log.warning("rescued %d tasks of runner %s: %s", len(tasks), runner_id, counts)
+    for task in tasks:
+        if task.verdict == "dead":
+            log.error("task %s is dead: its runner died too often", task.id)

@@ -1,0 +1,345 @@
+"""A runner: claims due tasks for its free slots, runs them, and writes what became of them, cycle by cycle.
+
+One loop does all writing, so that at most one cycle is in flight and every claim is either in `held` or unknown to us
+(a lost reply), in which case it is released. User code never runs inside a transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from uuid_utils.compat import uuid7
+
+from taskrunner.attempt import Attempt, Stop
+from taskrunner.backoff import Backoff
+from taskrunner.crew import Crew
+from taskrunner.db import Link
+from taskrunner.errors import TaskrunnerError
+from taskrunner.leases import Heart, Lease, rescue_dead
+from taskrunner.recorder import Recorder
+from taskrunner.registry import Registry
+from taskrunner.settings import Settings
+from taskrunner.store import runner as runner_store
+from taskrunner.store import task as store
+from taskrunner.store.runner import Process, Pulse
+from taskrunner.store.task import Cycle, Started
+from taskrunner.wake import Listener, Turns
+from taskrunner.watchdog import Watchdog
+
+log = logging.getLogger("taskrunner.runner")
+
+_MARK_AFTER = 0.25  # seconds: a run shorter than this never needs its start in the database
+_DOUBT_EVERY = 15.0  # seconds between two looks for rows that carry our id unknown to us
+_RESCUE_EVERY = 5.0
+_FORCE = 0.7  # seconds that stopped tasks have to end and be released, once the grace period is over
+_FAILURES = (TaskrunnerError, psycopg.Error, OSError)
+
+
+@dataclass(slots=True)
+class Ties:
+    """A runner's ties to its supervisor; the defaults are those of a runner in a user's own program."""
+
+    runner_id: UUID = field(default_factory=uuid7)
+    recorder: Recorder | None = None
+    beaten: bool = False
+    rejoined: Callable[[UUID], None] = lambda _: None
+
+
+class Runner:
+    """Runs tasks of the registry's types until it is told to stop. One event loop, at most three connections.
+
+    In a program of your own it beats its heart from a thread (one connection more): Python code that blocks the loop
+    keeps the lease, C code that holds the GIL for longer than the lease loses it.
+    """
+
+    def __init__(self, url: str, registry: Registry, settings: Settings, ties: Ties | None = None) -> None:
+        self.lease = Lease(settings.lease)
+        self.joined = asyncio.Event()
+        self._url, self._registry, self._settings, self._ties = url, registry, settings, ties or Ties()
+        self.id = self._ties.runner_id
+        self._types = tuple(registry.names_and_aliases())
+        self._queues = dict(settings.queues) or dict.fromkeys(sorted({kind.queue for kind in registry.all()}), 1)
+        self._main = Link(url, name="taskrunner runner", prepare=settings.prepare)
+        self._aside = Link(url, name="taskrunner runner aside", prepare=settings.prepare)
+        self._turns = Turns(self._queues)
+        self._wake = asyncio.Event()
+        self._draining = False
+        self._deadline = float("inf")  # of the drain, by monotonic time
+        self._doubted = self._polled = 0.0
+        self._pulse = Pulse(self.id)
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> int:
+        """Run until stopped and drained; returns the number of stray threads, with which only `os._exit` leaves."""
+        self._crew = Crew(
+            self._registry,
+            self._settings,
+            recorder=self._ties.recorder,
+            mark_suspect=self._mark_suspect,
+            changed=self._wake.set,
+            overrun=self._overrun,
+        )
+        await self._crew.open()
+        heart = None if self._ties.beaten else self._heart()
+        watchdog = Watchdog(running=self._crew.names)
+        watchdog.start()
+        helpers = [asyncio.create_task(work) for work in self._helpers()]
+        try:
+            await self._work()
+        finally:
+            await _end(helpers)
+            watchdog.stop()
+            if heart is not None:
+                heart.stop()
+            await self._leave()
+        return await self._crew.close()
+
+    def stop(self, grace: timedelta | None = None) -> None:
+        """Drain: claim nothing more, give running tasks the grace period, release the rest. Again: release at once."""
+        again, self._draining = self._draining, True
+        length = self._settings.grace if grace is None else grace
+        seconds = 0.0 if again else length.total_seconds()
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+        self._wake.set()
+
+    def pulse(self) -> Pulse:
+        """Say who this runner is and how busy; called from the heart's thread too."""
+        return self._pulse
+
+    def _overrun(self) -> None:
+        if not self._draining:
+            self.stop()
+
+    def _heart(self) -> Heart:
+        heart = Heart(self._url, self, every=self._settings.heartbeat, lease=self._settings.lease)
+        heart.start()
+        return heart
+
+    def _helpers(self) -> list[Coroutine[Any, Any, None]]:
+        listener = Listener(self._url, on_due=self._heed_due, on_cancel=self._crew.cancel)
+        listening = [listener.listen()] if self._settings.listen else []
+        return [*listening, self._rescue_on(), self._watch_lease(), self._look_after_tasks()]
+
+    async def _leave(self) -> None:
+        with suppress(*_FAILURES, TimeoutError):
+            async with asyncio.timeout(0.5):
+                if self.joined.is_set():
+                    await self._main.run(runner_store.end_leases([self.id]))
+                    await self._main.run(runner_store.leave([self.id]))
+        await self._main.close()
+        await self._aside.close()
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _work(self) -> None:
+        backoff = Backoff()
+        while not self._done():
+            try:
+                await self._once()
+                backoff.reset()
+            except _FAILURES as error:
+                self._doubted = 0.0
+                if self._draining and not self._crew.held:
+                    return
+                pause = backoff.pause()
+                log.warning("%s; trying again in %.1f s", error, pause)
+                await self._rest(pause)
+
+    def _done(self) -> bool:
+        if not self._draining:
+            return False
+        if time.monotonic() >= self._deadline:
+            self._crew.stop(Stop.RELEASE)
+        return not self._crew.held or time.monotonic() > self._deadline + _FORCE
+
+    async def _once(self) -> None:
+        if not self.joined.is_set():
+            await self._join()
+        if self.lease.lost:
+            await self._rejoin()
+        await self._dispel_doubt()
+        queue = self._turns.take() if self._room() > 0 else None
+        if queue is not None or self._crew.outbox.ready() or self._unmarked():
+            await self._cycle(queue)
+        elif time.monotonic() - self._polled >= self._settings.poll.total_seconds():
+            await self._poll()
+        else:
+            await self._rest(self._idle_seconds())
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait for a hint, an ending or a signal; a drain looks at its deadline often."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), min(seconds, 0.1) if self._draining else seconds)
+        self._wake.clear()
+
+    def _idle_seconds(self) -> float:
+        poll = self._settings.poll.total_seconds()
+        due = self._turns.wait() if self._room() > 0 else poll
+        return max(0.001, min(poll, due, self._polled + poll - time.monotonic()))
+
+    def _room(self) -> int:
+        if self._draining or self.lease.ending:
+            return 0
+        return self._settings.concurrency - self._crew.busy
+
+    async def _cycle(self, queue: str | None) -> None:
+        """One round trip: write endings, mark starts, claim for the free slots of one queue."""
+        endings, started = self._crew.outbox.finishes(), self._unmarked()
+        room = self._room() if queue is not None else 0
+        asked = Cycle(
+            runner_id=self.id,
+            endings=endings,
+            started=[Started(attempt.claim.id, attempt.claim.claim_no, attempt.age) for attempt in started],
+            queue=queue or "",
+            types=self._types,
+            room=room,
+            suspects=self._crew.suspects_welcome,
+            start=not self._ties.beaten,
+        )
+        try:
+            cycled = await self._main.run(store.cycle(asked))
+        except BaseException:
+            if queue is not None:
+                self._turns.due_in(queue, 0.0)
+            raise
+        for attempt in started:
+            attempt.marked = True
+        for claim in cycled.claimed:
+            self._crew.start(claim)
+        if queue is not None and len(cycled.claimed) >= room:
+            self._turns.due_in(queue, 0.0)
+        await self._crew.outbox.written(self._main.run, self.id, endings, cycled.left)
+        for task in await self._crew.outbox.write_others(self._main.run, self.id):
+            self._turns.due_in(task.queue, task.due_in)
+
+    async def _poll(self) -> None:
+        """One question for all queues: what is due, and when the next task matures."""
+        self._polled = time.monotonic()
+        if self._room() > 0:
+            for queue, seconds in (await self._main.run(store.survey(self._queues, self._types))).items():
+                self._turns.due_in(queue, seconds)
+
+    def _unmarked(self) -> list[Attempt]:
+        if not self._ties.beaten:
+            return []  # the claim itself has marked them
+        return [attempt for attempt in self._crew.active if not attempt.marked and attempt.age > _MARK_AFTER]
+
+    async def _dispel_doubt(self) -> None:
+        """Release rows that carry our id though we hold no such claim: the reply of a claim was lost."""
+        if time.monotonic() - self._doubted < _DOUBT_EVERY:
+            return
+        unknown = await self._main.run(store.unknown(self.id, list(self._crew.held)))
+        if unknown:
+            log.warning("releasing %d tasks that were claimed by a lost reply", len(unknown))
+            released = await self._main.run(store.release(self.id, unknown))
+            await self._main.run(store.announce(released))
+        self._doubted = time.monotonic()
+
+    # ── the lease ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _join(self) -> None:
+        process = Process(
+            id=self.id,
+            kind="runner",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queues=tuple(self._queues),
+            types=self._types,
+            slots=self._settings.concurrency,
+            version=version("taskrunner"),
+        )
+        await self._main.run(runner_store.join(process, self._settings.lease))
+        self.lease.renew()
+        self._pulse = Pulse(self.id)
+        self._ties.rejoined(self.id)
+        self.joined.set()
+        log.info("runner %s joined: queues %s, %d slots", self.id, ", ".join(self._queues), process.slots)
+
+    async def _rejoin(self) -> None:
+        """The lease was lost: stop everything, write and release what the fence still lets us, take a new id."""
+        log.warning("runner %s has lost its lease: stopping its tasks and joining anew", self.id)
+        self._crew.stop(Stop.LOST)
+        while self._crew.active:
+            await self._rest(0.2)
+        endings = self._crew.outbox.finishes()
+        cycled = await self._main.run(store.cycle(Cycle(runner_id=self.id, endings=endings)))
+        await self._crew.outbox.written(self._main.run, self.id, endings, cycled.left)
+        await self._crew.outbox.write_others(self._main.run, self.id)
+        rows = await self._main.run(store.unknown(self.id, []))
+        if rows:
+            await self._main.run(store.release(self.id, rows))
+        await self._main.run(runner_store.leave([self.id]))
+        self._crew.forget()
+        self.id = uuid7()
+        self.joined.clear()
+        self.lease.renew()
+
+    async def _watch_lease(self) -> None:
+        """Stop the tasks before the lease ends, also when no heartbeat comes through."""
+        while True:
+            await asyncio.sleep(0.25)
+            if self.joined.is_set() and self.lease.ending and self._crew.active:
+                log.warning("the lease of runner %s cannot be kept: stopping its tasks", self.id)
+                self._crew.stop(Stop.LOST)
+                self.lease.lost = True
+                self._wake.set()
+
+    async def _rescue_on(self) -> None:
+        """Take back what other runners have left; any process may, so that no one of them is needed."""
+        while True:
+            await asyncio.sleep(_RESCUE_EVERY * random.uniform(0.8, 1.2))  # noqa: S311 - no secret depends on it
+            try:
+                await rescue_dead(self._aside.run, self._settings.crash_limit)
+            except _FAILURES as error:
+                log.debug("rescue failed: %s", error)
+
+    # ── beside the loop ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _mark_suspect(self, attempt: Attempt) -> bool:
+        """A task that has seen a runner die runs only once its start is stored: if we die, it alone is to blame."""
+        claim = attempt.claim
+        try:
+            attempt.marked = await self._aside.run(store.mark_started(self.id, claim.id, claim.claim_no))
+        except _FAILURES:
+            return False
+        return attempt.marked
+
+    async def _look_after_tasks(self) -> None:
+        """Twice a second, if anything runs: write progress, and look whether somebody asked for a stop."""
+        while True:
+            await asyncio.sleep(0.5)
+            self._pulse = Pulse(self.id, len(self._crew.active), self._crew.strays)
+            try:
+                marks = dict(self._crew.progress)
+                if marks:
+                    self._crew.progress.clear()
+                    await self._aside.run(store.progress(self.id, marks))
+                if any(attempt.age > 1.0 for attempt in self._crew.active):
+                    for id_ in await self._aside.run(store.cancel_requests(self.id)):
+                        self._crew.cancel(id_)
+            except _FAILURES as error:
+                log.debug("looking after the running tasks failed: %s", error)
+
+    def _heed_due(self, queue: str, seconds: float) -> None:
+        self._turns.due_in(queue, seconds)
+        self._wake.set()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

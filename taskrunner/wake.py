@@ -1,0 +1,127 @@
+"""What tells a runner that there may be work: NOTIFY on a connection of its own, and timers to the next maturity.
+
+NOTIFY is a hint, never required: the runner polls as well. A connection that dies, or goes silent without dying, is
+noticed within `CHECK` seconds, because the listener asks the server something that often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from taskrunner import db
+from taskrunner.backoff import Backoff
+from taskrunner.errors import TaskrunnerError
+from taskrunner.store.steering import CANCEL_CHANNEL
+from taskrunner.store.task import CHANNEL
+
+log = logging.getLogger("taskrunner.wake")
+
+CHECK = 7.0
+"""Seconds between two signs of life that the listener asks for; as long again until silence counts as death."""
+
+
+class Listener:
+    """Listens until cancelled, reconnecting with growing pauses; calls back on the loop."""
+
+    def __init__(self, url: str, *, on_due: Callable[[str, float], None], on_cancel: Callable[[UUID], None]) -> None:
+        """`on_due(queue, seconds)`: a task of the queue is due in so many seconds; `on_cancel(id)`: stop this task."""
+        self._url, self._on_due, self._on_cancel = url, on_due, on_cancel
+        self.connected = asyncio.Event()
+
+    async def listen(self) -> None:
+        """Listen for ever."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self._session(backoff.reset)
+            except (TaskrunnerError, psycopg.Error, TimeoutError, OSError) as error:
+                log.warning("the LISTEN connection was lost (%s): polling until it is back", error)
+            finally:
+                self.connected.clear()
+            await asyncio.sleep(backoff.pause())
+
+    async def _session(self, connected: Callable[[], None]) -> None:
+        conn = await db.aconnect(self._url, name="taskrunner listen", prepare=False)
+        try:
+            for channel in (CHANNEL, CANCEL_CHANNEL):
+                await conn.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
+            connected()
+            self.connected.set()
+            while True:
+                async for notify in conn.notifies(timeout=CHECK):
+                    self._heed(notify)
+                await asyncio.wait_for(conn.execute("SELECT 1"), CHECK)
+        finally:
+            await _shut(conn.close())
+
+    def _heed(self, notify: psycopg.Notify) -> None:
+        """A payload that we cannot read is somebody else's: it only says that something may have happened."""
+        try:
+            if notify.channel == CANCEL_CHANNEL:
+                self._on_cancel(UUID(notify.payload))
+            else:
+                message: dict[str, Any] = json.loads(notify.payload)
+                self._on_due(str(message["queue"]), float(message.get("due_in", 0.0)))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            log.warning("a notification on %s cannot be read: %.80r", notify.channel, notify.payload)
+
+
+async def _shut(closing: Awaitable[None]) -> None:
+    """A half-open connection may not let itself be closed: it is left to the garbage collector then."""
+    try:
+        await asyncio.wait_for(closing, 1.0)
+    except (TimeoutError, psycopg.Error):
+        log.debug("a LISTEN connection could not be closed in time")
+
+
+class Turns:
+    """Which queue is asked next: those that may have due tasks, in turns by weight (smooth weighted round robin).
+
+    Rule: https://github.com/nginx/nginx/commit/52327e0627f49dbda1e8db695e63a4b0af4448b1
+    """
+
+    def __init__(self, weights: dict[str, int]) -> None:
+        self._weights = weights
+        self._credit = dict.fromkeys(weights, 0)
+        self._due_at = dict.fromkeys(weights, 0.0)  # monotonic; infinity: nothing known
+
+    def due_in(self, queue: str, seconds: float) -> None:
+        """Note that a task of the queue is due in so many seconds."""
+        if queue in self._due_at:
+            self._due_at[queue] = min(self._due_at[queue], time.monotonic() + max(seconds, 0.0))
+
+    def all_due(self) -> None:
+        """Nothing is known any more: ask every queue."""
+        self._due_at = dict.fromkeys(self._weights, 0.0)
+
+    def take(self) -> str | None:
+        """Return the queue whose turn it is among those with due tasks; None if there is none.
+
+        What was known of it is forgotten here, not after the claim: a hint that comes during the claim counts.
+        """
+        now = time.monotonic()
+        due = [queue for queue, at in self._due_at.items() if at <= now]
+        if not due:
+            return None
+        chosen = due[0] if len(due) == 1 else self._weighted(due)
+        self._due_at[chosen] = float("inf")
+        return chosen
+
+    def _weighted(self, due: list[str]) -> str:
+        for queue in due:
+            self._credit[queue] += self._weights[queue]
+        chosen = max(due, key=lambda queue: self._credit[queue])
+        self._credit[chosen] -= sum(self._weights[queue] for queue in due)
+        return chosen
+
+    def wait(self) -> float:
+        """Return the seconds until the first queue is due; infinity if none is known."""
+        return max(0.0, min(self._due_at.values(), default=float("inf")) - time.monotonic())
