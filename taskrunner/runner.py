@@ -288,15 +288,25 @@ class Runner:
         self.joined.clear()
         self.lease.renew()
 
+    def lose_lease(self) -> None:
+        """The lease is lost: stop the tasks, join anew."""
+        self.lease.lost = True
+        self._crew.stop(Stop.LOST)
+        self._wake.set()
+
     async def _watch_lease(self) -> None:
-        """Stop the tasks before the lease ends, also when no heartbeat comes through."""
+        """Stop the tasks before the lease ends, also when no heartbeat comes through.
+
+        Seen twice: after a block of the loop, the heartbeats that came meanwhile may not have been read yet.
+        """
+        doubtful = False
         while True:
             await asyncio.sleep(0.25)
-            if self.joined.is_set() and self.lease.ending and self._crew.active:
+            ending = self.joined.is_set() and not self.lease.lost and self.lease.ending
+            if ending and doubtful:
                 log.warning("the lease of runner %s cannot be kept: stopping its tasks", self.id)
-                self._crew.stop(Stop.LOST)
-                self.lease.lost = True
-                self._wake.set()
+                self.lose_lease()
+            doubtful = ending
 
     async def _rescue_on(self) -> None:
         """Take back what other runners have left; any process may, so that no one of them is needed."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import sql
@@ -41,7 +42,7 @@ class Server:
 
     def url_of(self, database: str) -> str:
         """Return the URL of `database` on this server."""
-        return psycopg.conninfo.make_conninfo(self.admin_url, dbname=database)
+        return urlsplit(self.admin_url)._replace(path=f"/{database}").geturl()
 
     def execute(self, query: sql.Composed | sql.SQL) -> None:
         """Run one statement on the maintenance database."""
