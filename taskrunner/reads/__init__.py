@@ -8,6 +8,7 @@ each with its own pump. Nothing here changes a row, and nothing counts a big tab
 from __future__ import annotations
 
 from taskrunner.reads.fleet import Queue, Runner, Schedule, live_runners, queues, runners, schedule_named, schedules
+from taskrunner.reads.selects import now
 from taskrunner.reads.status import Counts, Status, TypeCounts, stats, status
 from taskrunner.reads.tasks import (
     DeadView,
@@ -33,6 +34,7 @@ __all__ = [
     "dead_letters",
     "list_tasks",
     "live_runners",
+    "now",
     "queues",
     "runners",
     "schedule_named",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, DateTime, Dialect, Float, Interval, Select, Table, cast, func
+from sqlalchemy import ColumnElement, DateTime, Dialect, Float, Interval, Select, Table, cast, func, select
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlmodel import SQLModel
 
-from taskrunner.db import Op, Row
+from taskrunner.db import Op, Row, scalar
 from taskrunner.models import metadata
 
 T = TypeVar("T")
-Model = TypeVar("Model", bound=SQLModel)
 
 _DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]  # SQLAlchemy's constructor has no types
 
@@ -38,6 +38,11 @@ def clock() -> ColumnElement[Any]:
 def ago(interval: str) -> ColumnElement[Any]:
     """Return the instant that lies `interval`, as in `24 hours`, before the database's now."""
     return clock() - cast(interval, INTERVAL)
+
+
+def now() -> Op[datetime]:
+    """Return what the database's clock says: the one that ages and next ticks are shown by."""
+    return op(select(clock()), scalar)
 
 
 def seconds(duration: ColumnElement[Any]) -> ColumnElement[float]:

@@ -65,9 +65,9 @@ def status() -> Steps[Status]:
     )
 
 
-def stats() -> Steps[Counts]:
-    """Return how many tasks are in which state."""
-    return _sum((yield from _count((yield waiting()))).values())
+def stats() -> Steps[dict[str, int]]:
+    """Return how many tasks are in which state, as `Counts` names and counts them."""
+    return _sum((yield from _count((yield waiting()))).values()).model_dump()
 
 
 def _types(live: list[Waiting]) -> Steps[list[TypeCounts]]:

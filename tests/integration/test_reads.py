@@ -196,7 +196,7 @@ def test_status_counts_every_state_by_type(conn: psycopg.Connection[Any]) -> Non
         "succeeded": 1, "ignored": 1, "cancelled": 1, "dead": 1,
     }  # fmt: skip
     assert [(one.type, one.pending, one.due) for one in status.types] == [("Mail", 1, 1), ("Report", 1, 0)]
-    assert run(conn, reads.stats()) == status.tasks
+    assert run(conn, reads.stats()) == counts
 
 
 def test_status_counts_a_waiting_retry_as_retrying_and_pending(conn: psycopg.Connection[Any]) -> None:
@@ -207,7 +207,7 @@ def test_status_counts_a_waiting_retry_as_retrying_and_pending(conn: psycopg.Con
     error = '{"message": "no", "traceback": ""}'
     run(conn, store.retry(runner, [store.Ending(claimed.id, claimed.claim_no, detail=error, delay=60)]))
     counts = run(conn, reads.stats())
-    assert (counts.pending, counts.retrying, counts.due) == (1, 1, 0)
+    assert (counts["pending"], counts["retrying"], counts["due"]) == (1, 1, 0)
 
 
 def test_what_ended_counts_for_a_day_and_the_dead_for_good(
@@ -217,7 +217,7 @@ def test_what_ended_counts_for_a_day_and_the_dead_for_good(
     every_state(conn)
     taskrunner_db.travel(timedelta(hours=25))
     counts = run(conn, reads.stats())
-    assert (counts.succeeded, counts.ignored, counts.cancelled, counts.dead) == (0, 0, 0, 1)
+    assert [counts[state] for state in ("succeeded", "ignored", "cancelled", "dead")] == [0, 0, 0, 1]
 
 
 def test_the_age_of_the_oldest_due_task_is_told(conn: psycopg.Connection[Any], taskrunner_db: Database) -> None:

@@ -1,0 +1,109 @@
+"""`taskrunner migrate`, `maintain`, `health` and `config`: for whoever operates it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from taskrunner.cli.options import AsJson
+from taskrunner.cli.session import check_schema, emit, session, talk, tell
+
+config = typer.Typer(help="Show and check the settings.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands and the group."""
+    app.command(epilog="Example: taskrunner migrate --sql > schema.sql")(migrate)
+    app.command(epilog="Example: taskrunner maintain --json")(maintain)
+    app.command(epilog="Example: taskrunner health --ready")(health)
+    app.add_typer(config, name="config")
+
+
+def migrate(
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database; change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the database's schema up to this release; nothing happens when it is there already."""
+    from taskrunner import schema
+    from taskrunner.access import database
+    from taskrunner.console import waiting
+    from taskrunner.db import connect
+    from taskrunner.settings import load
+
+    if sql:
+        typer.echo(schema.sql(), nl=False)
+        return
+    with database(load()) as way:
+        with waiting("migrating the database"):
+            schema.migrate(way.url)
+        with connect(way.url, name="taskrunner cli") as connection:
+            revision = check_schema(connection)
+    tell({"revision": revision}, as_json, f"the schema is at {revision}")
+
+
+def maintain(as_json: AsJson = False) -> None:
+    """Do the maintenance once: rescue, partitions ahead of time, retention. A scheduler does it by itself."""
+    import asyncio
+    from dataclasses import asdict
+
+    from taskrunner.console import waiting
+    from taskrunner.db import Link
+    from taskrunner.janitor import Maintained
+    from taskrunner.janitor import maintain as run_duties
+
+    async def duties(url: str) -> Maintained:
+        link = Link(url, name="taskrunner janitor", prepare=opened.settings.prepare)
+        try:
+            return await run_duties(link, opened.settings)
+        finally:
+            await link.close()
+
+    with session() as opened, waiting("maintenance"):
+        done = asyncio.run(duties(opened.url))
+    gone = ", ".join(f"{count} {kind}" for kind, count in done.deleted.items() if count) or "none"
+    words = f"partitions: {len(done.created)} made, {len(done.dropped)} dropped, {len(done.blocked)} blocked"
+    tell(asdict(done), as_json, f"{words}; rows moved: {done.moved}; rows deleted: {gone}")
+
+
+def health(
+    ready: Annotated[bool, typer.Option("--ready", help="Also: the schema is current and a runner is alive.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether the database answers; the exit code says why not: 4 unreachable, 5 schema behind, 1 no runner."""
+    from taskrunner import reads
+    from taskrunner.db import Op, scalar
+    from taskrunner.errors import NotFound
+
+    with session(checked=ready) as opened:
+        if not ready:
+            opened.run(Op("SELECT 1", {}, scalar))
+            tell({"status": "ok"}, as_json, "ok")
+            return
+        alive = opened.run(reads.live_runners())
+    if not alive:
+        raise NotFound("no runner is alive: start one with `taskrunner start runner`")
+    tell({"status": "ok", "runners": alive}, as_json, f"ok, {alive} runners")
+
+
+@config.command(epilog="Example: taskrunner config show --json")
+def show(as_json: AsJson = False) -> None:
+    """Show every setting with its value and where that came from; secrets are masked."""
+    from taskrunner.console import show_settings
+    from taskrunner.settings import explain, load
+
+    found = explain(load())
+    emit(found, as_json, lambda: show_settings(found))
+
+
+@config.command(epilog="Example: taskrunner config check")
+def check(as_json: AsJson = False) -> None:
+    """Check the settings and import the task types, without starting anything; print the types."""
+    from taskrunner.registry import discover
+    from taskrunner.settings import load
+
+    settings = load()
+    registry = discover(settings.project, settings.tasks)
+    if not registry.names():
+        talk(f"no task type is registered in {settings.project / settings.tasks}")
+    tell(registry.names(), as_json, "\n".join(registry.names()))

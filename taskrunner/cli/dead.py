@@ -1,0 +1,81 @@
+"""`taskrunner dead`: the tasks that are out of retries."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from taskrunner.cli.options import After, AsJson, ByQueue, ByTenant, ByType, Limit, Since, TaskId, Yes
+
+app = typer.Typer(help="List, show, requeue and delete dead letters.", no_args_is_help=True, rich_markup_mode=None)
+
+Requeued = Annotated[bool, typer.Option("--all", help="Also those that were requeued.")]
+
+
+@app.command("list", epilog="Example: taskrunner dead list --type SendEmail")
+def list_(
+    type_: ByType = None,
+    queue: ByQueue = None,
+    tenant: ByTenant = None,
+    since: Since = None,
+    limit: Limit = 50,
+    after: After = None,
+    requeued: Requeued = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the dead letters that nobody has dealt with, the newest first."""
+    from taskrunner import reads
+    from taskrunner.cli.options import since as since_when
+    from taskrunner.cli.session import emit, session, talk
+    from taskrunner.console import show_dead
+
+    with session() as opened:
+        now = opened.run(reads.now())
+        wanted = reads.TaskFilter(
+            type=type_, queue=queue, tenant=tenant, since=since_when(since, now), limit=limit, after=after
+        )
+        found = opened.run(reads.dead_letters(wanted, requeued=requeued))
+    emit(found, as_json, lambda: show_dead(found, now))
+    if len(found) == limit:
+        talk(f"there may be more: --after {found[-1].id}")
+
+
+@app.command(epilog="Example: taskrunner dead show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
+def show(id_: TaskId, as_json: AsJson = False) -> None:
+    """Show a dead letter with all its errors."""
+    from taskrunner import reads
+    from taskrunner.cli.session import emit, session
+    from taskrunner.console import show_task
+    from taskrunner.errors import NotFound
+
+    with session() as opened:
+        found = opened.run(reads.dead_letter_by_id(id_))
+    if found is None:
+        raise NotFound(f"no dead letter {id_}: `taskrunner dead list` shows what there is")
+    emit(found, as_json, lambda: show_task(found))
+
+
+@app.command(epilog="Example: taskrunner dead requeue 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
+def requeue(id_: TaskId, as_json: AsJson = False) -> None:
+    """Make a new pending task of a dead letter, with tries 0; its id is printed."""
+    from uuid_utils.compat import uuid7
+
+    from taskrunner.cli.session import session, tell
+    from taskrunner.store import steering
+
+    with session() as opened:
+        fresh = opened.run(steering.requeue(id_, uuid7()))
+    tell({"id": fresh, "requeued_from": id_}, as_json, f"{id_} was requeued as {fresh}")
+
+
+@app.command(epilog="Example: taskrunner dead delete 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --yes")
+def delete(id_: TaskId, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Delete a dead letter for good, with its payload and its errors."""
+    from taskrunner.cli.session import confirm, session, tell
+    from taskrunner.store import steering
+
+    confirm(f"Delete the dead letter {id_} for good?", yes=yes)
+    with session() as opened:
+        opened.run(steering.delete_dead(id_))
+    tell({"id": id_, "outcome": "deleted"}, as_json, f"{id_} deleted")

@@ -1,0 +1,62 @@
+"""Options that several commands share, and texts of people read as values."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from taskrunner.errors import InvalidArgument
+from taskrunner.states import State
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+TaskId = Annotated[UUID, typer.Argument(metavar="ID", help="The task's id.")]
+ByState = Annotated[State | None, typer.Option("--state", help="Only tasks in this state.")]
+ByType = Annotated[str | None, typer.Option("--type", help="Only tasks of this type.")]
+ByQueue = Annotated[str | None, typer.Option("--queue", help="Only tasks of this queue.")]
+ByTenant = Annotated[str | None, typer.Option("--tenant", help="Only tasks of this tenant.")]
+Since = Annotated[str | None, typer.Option(help="Only tasks created since: 15m, 2h, 7d ago, or an ISO time.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
+After = Annotated[UUID | None, typer.Option(help="Go on after this id: the last one of the page before.")]
+
+
+def duration(text: str | None, option: str) -> timedelta | None:
+    """Read `30`, `15s`, `5m`, `2h` or `7d`. Raises: `InvalidArgument` naming the option."""
+    from taskrunner.settings import parse_duration
+
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{option} {error}, not {text!r}") from None
+
+
+def instant(text: str | None, option: str) -> datetime | None:
+    """Read an ISO time with its zone. Raises: `InvalidArgument` naming the option."""
+    if text is None:
+        return None
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidArgument(f"{option} must be a time as in 2026-01-31T08:00:00Z, not {text!r}") from None
+    if read.tzinfo is None:
+        raise InvalidArgument(f"{option} {text} has no time zone: write {text}Z or {text}+02:00")
+    return read
+
+
+def since(text: str | None, now: datetime) -> datetime | None:
+    """Read an ISO time, or a duration before `now`. Raises: `InvalidArgument`."""
+    if text is None:
+        return None
+    if text[:1].isdigit() and "-" not in text:
+        return now - (duration(text, "--since") or timedelta(0))
+    return instant(text, "--since")
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given: those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}

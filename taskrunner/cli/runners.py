@@ -1,0 +1,26 @@
+"""`taskrunner runners`: the processes that run tasks and schedules."""
+
+from __future__ import annotations
+
+import typer
+
+from taskrunner.cli.options import AsJson
+
+app = typer.Typer(help="List runners and schedulers.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def runners() -> None:
+    """List runners and schedulers."""
+
+
+@app.command("list", epilog="Example: taskrunner runners list")
+def list_(as_json: AsJson = False) -> None:
+    """List processes with their hosts, slots, queues and leases; one whose lease is over counts as dead."""
+    from taskrunner import reads
+    from taskrunner.cli.session import emit, session
+    from taskrunner.console import show_runners
+
+    with session() as opened:
+        found = opened.run(reads.runners())
+    emit(found, as_json, lambda: show_runners(found))

@@ -1,0 +1,165 @@
+"""`taskrunner schedules`: what ticks when; pause, resume, run, add and remove."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taskrunner.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from taskrunner.settings import Settings
+    from taskrunner.store.schedule import Known
+    from taskrunner.triggers import Trigger
+
+app = typer.Typer(help="List and steer schedules, add and remove them.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
+Tenant = Annotated[str, typer.Option(help="Whose schedule it is.")]
+
+
+@app.command("list", epilog="Example: taskrunner schedules list")
+def list_(as_json: AsJson = False) -> None:
+    """List schedules, the next to tick first."""
+    from taskrunner import reads
+    from taskrunner.cli.session import emit, session
+    from taskrunner.console import show_schedules
+
+    with session() as opened:
+        found, now = opened.run(reads.schedules()), opened.run(reads.now())
+    emit(found, as_json, lambda: show_schedules(found, now))
+
+
+@app.command("next", epilog="Example: taskrunner schedules next DailyReport --count 5")
+def next_(
+    name: Name,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 5,
+    tenant: Tenant = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Print the next due times, in the schedule's own time zone and in UTC; of a paused one, those after a resume."""
+    from taskrunner.cli.session import emit, session
+    from taskrunner.console import show_instants
+    from taskrunner.store import timetable
+
+    with session() as opened:
+        found = opened.run(timetable.get(name, tenant))
+    due = timetable.ahead(found, count)
+    emit(due, as_json, lambda: show_instants(due, found.timezone))
+
+
+@app.command(epilog="Example: taskrunner schedules pause DailyReport")
+def pause(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None:
+    """Let a schedule make no tasks until it is resumed."""
+    from taskrunner.cli.session import session, tell
+    from taskrunner.store import timetable
+
+    with session() as opened:
+        opened.run(timetable.pause(name, tenant))
+    tell({"name": name, "paused": True}, as_json, f"schedule {name} is paused")
+
+
+@app.command(epilog="Example: taskrunner schedules resume DailyReport")
+def resume(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None:
+    """Let a paused schedule go on, with its first due time after now."""
+    from taskrunner.cli.session import session, tell
+    from taskrunner.store import timetable
+
+    with session() as opened:
+        due = opened.run(timetable.resume(name, tenant))
+    words = "has ended" if due is None else f"goes on at {due:%Y-%m-%d %H:%M:%S} UTC"
+    tell({"name": name, "paused": False, "next_tick_at": due}, as_json, f"schedule {name} {words}")
+
+
+@app.command(epilog="Example: taskrunner schedules run DailyReport")
+def run(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None:
+    """Add a task as the schedule would, now and beside its ticks; print its id."""
+    from taskrunner.cli.session import session, tell
+    from taskrunner.settings import load
+    from taskrunner.store import timetable
+
+    known = _known(load())
+    with session() as opened:
+        added = opened.run(timetable.run_now(name, known, tenant))
+    text = str(added.id) if added.created else f"{added.id} is live already and has the same key"
+    tell({"id": added.id, "created": added.created}, as_json, text)
+
+
+@app.command(epilog="""Example: taskrunner schedules add nightly DailyReport "0 3 * * *" --timezone Europe/Warsaw""")
+def add(
+    name: Name,
+    type_: Annotated[str, typer.Argument(metavar="TYPE", help="The task type's name.")],
+    frequency: Annotated[str, typer.Argument(help="Seconds, a duration as in 5m, or a crontab.")],
+    payload: Annotated[str, typer.Option(help="The tasks' fields as a JSON object.")] = "{}",
+    timezone: Annotated[str, typer.Option(help="The zone that a crontab is read in.")] = "UTC",
+    tenant: Tenant = "default",
+    key: Annotated[str | None, typer.Option(help="At most one live task of the type has this key.")] = None,
+    start: Annotated[str | None, typer.Option(help="Not before this ISO time.")] = None,
+    end: Annotated[str | None, typer.Option(help="Not after this ISO time.")] = None,
+    catch_up: Annotated[str, typer.Option(help="What becomes of missed ticks: latest, all or skip.")] = "latest",
+    jitter: Annotated[str | None, typer.Option(help="Delay each tick by up to this: 30, 5m.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a schedule at run time; it ticks while a scheduler knows the task type."""
+    from taskrunner.cli.options import duration, instant
+    from taskrunner.cli.session import session, tell
+    from taskrunner.errors import InvalidArgument
+    from taskrunner.settings import load
+    from taskrunner.store import timetable
+
+    if catch_up not in ("latest", "all", "skip"):
+        raise InvalidArgument(f"--catch-up must be latest, all or skip, not {catch_up!r}")
+    known = _known(load())
+    new = timetable.NewSchedule(
+        name,
+        type_,
+        _trigger(frequency, timezone),
+        payload,
+        tenant,
+        key,
+        start_at=instant(start, "--start"),
+        end_at=instant(end, "--end"),
+        catch_up=catch_up,
+        jitter=duration(jitter, "--jitter"),
+    )
+    with session() as opened:
+        made = opened.run(timetable.add(new, known))
+    values = {"name": made.name, "next_tick_at": made.next_tick_at}
+    tell(values, as_json, f"schedule {name} ticks first at {made.next_tick_at:%Y-%m-%d %H:%M:%S} UTC")
+
+
+@app.command(epilog="Example: taskrunner schedules remove nightly --yes")
+def remove(
+    name: Name,
+    tenant: Tenant = "default",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a schedule that was added at run time, or whose code is gone; tasks that it has made stay."""
+    from taskrunner.cli.session import confirm, session, tell
+    from taskrunner.store import timetable
+
+    confirm(f"Remove the schedule {name}?", yes=yes)
+    with session() as opened:
+        opened.run(timetable.remove(name, tenant))
+    tell({"name": name, "outcome": "removed"}, as_json, f"schedule {name} removed")
+
+
+def _known(settings: Settings) -> Known:
+    from taskrunner.declared import known
+    from taskrunner.registry import discover
+
+    return known(discover(settings.project, settings.tasks))
+
+
+def _trigger(frequency: str, timezone: str) -> Trigger:
+    """Read a crontab, or a duration as an interval. Raises: `TriggerInvalid`."""
+    from taskrunner.settings import parse_duration
+    from taskrunner.triggers import parse
+
+    try:
+        every = parse_duration(frequency)
+    except ValueError:
+        return parse(frequency, timezone=timezone)
+    return parse(every, timezone=timezone)

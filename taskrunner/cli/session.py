@@ -1,0 +1,106 @@
+"""What a command works with: the settings, the database, and the two streams."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from taskrunner.errors import Conflict
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from rich.console import RenderableType
+
+    from taskrunner.db import Work
+    from taskrunner.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A command's connection to a database whose schema this code can work with."""
+
+    settings: Settings
+    url: str
+    connection: Connection[Any]
+
+    def run(self, work: Work[T]) -> T:
+        """Execute an operation of the store, or a read."""
+        from taskrunner.db import run
+
+        return run(self.connection, work)
+
+
+@contextmanager
+def session(*, checked: bool = True) -> Iterator[Session]:
+    """Lend a connection to the database of the settings; unless `checked` is False, to one with a current schema.
+
+    Raises: `SettingsInvalid`, `EmbeddedError`, `DatabaseUnreachable`, `SchemaBehind`.
+    """
+    from taskrunner.access import database
+    from taskrunner.db import connect
+    from taskrunner.settings import load
+
+    settings = load()
+    with (
+        database(settings) as way,
+        connect(way.url, name="taskrunner cli", prepare=settings.prepare) as connection,
+    ):
+        if checked:
+            check_schema(connection)
+        yield Session(settings, way.url, connection)
+
+
+def check_schema(connection: Connection[Any]) -> str:
+    """Return the database's revision. Raises: `SchemaBehind` unless this code can work with it."""
+    from taskrunner import schema
+    from taskrunner.db import run
+    from taskrunner.errors import SchemaBehind
+
+    try:
+        current = run(connection, schema.CURRENT)
+    except SchemaBehind:  # there is no table of revisions: `check` has better words for it
+        current = None
+    schema.check(current)
+    return str(current)
+
+
+def talk(text: str) -> None:
+    """Say something to the person at the terminal: never on stdout, which is for data."""
+    typer.echo(text, err=True)
+
+
+def emit(value: object, as_json: bool, show: Callable[[], RenderableType]) -> None:
+    """Print data on stdout: as JSON, or as `show` makes them readable."""
+    if as_json:
+        from pydantic_core import to_json
+
+        typer.echo(to_json(value, indent=2))
+        return
+    from taskrunner.console import screen
+
+    screen().print(show())
+
+
+def tell(value: object, as_json: bool, text: str) -> None:
+    """Print data on stdout: as JSON, or as the text that says the same."""
+    if as_json:
+        emit(value, as_json, lambda: text)
+    else:
+        typer.echo(text)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone. Raises: `Conflict` on a no, and where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Conflict(f"{question} Nobody can be asked here: give --yes")
+    if not typer.confirm(question, err=True):
+        raise Conflict("nothing was done")

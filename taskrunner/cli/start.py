@@ -1,0 +1,127 @@
+"""`taskrunner start`: the processes that do the work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from taskrunner.cli.session import check_schema, talk
+
+ALL = ("scheduler", "runner", "api")
+
+app = typer.Typer(
+    help="Start processes; SIGTERM and Ctrl-C let running tasks finish.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Queues = Annotated[str | None, typer.Option(help="Queues to take from, with weights: mail:2,default.")]
+Concurrency = Annotated[str | None, typer.Option(metavar="N", help="Tasks that one runner process runs at once.")]
+Processes = Annotated[str | None, typer.Option(metavar="N", help="Runner processes.")]
+Grace = Annotated[str | None, typer.Option(metavar="S", help="Time that running tasks get to finish: 30, 5m.")]
+Host = Annotated[str | None, typer.Option(help="Address the API listens on.")]
+Port = Annotated[str | None, typer.Option(metavar="N", help="Port the API listens on; 0 takes a free one.")]
+Level = Annotated[str | None, typer.Option(help="Least severe log lines: debug, info, warning, error.")]
+Format = Annotated[str | None, typer.Option(help="Log lines as text or json; auto is text on a terminal.")]
+
+
+@app.command("all", epilog="Example: taskrunner start all --concurrency 20")
+def all_(
+    queues: Queues = None,
+    concurrency: Concurrency = None,
+    processes: Processes = None,
+    grace: Grace = None,
+    host: Host = None,
+    port: Port = None,
+    log_level: Level = None,
+    log_format: Format = None,
+) -> None:
+    """Start scheduler, runner and API under one supervisor; the schema is migrated first."""
+    flags = {
+        "queues": queues,
+        "concurrency": concurrency,
+        "processes": processes,
+        "grace": grace,
+        "api_host": host,
+        "api_port": port,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    _start(ALL, flags)
+
+
+@app.command(epilog="Example: taskrunner start runner --queues mail:2,default --processes 4")
+def runner(
+    queues: Queues = None,
+    concurrency: Concurrency = None,
+    processes: Processes = None,
+    grace: Grace = None,
+    log_level: Level = None,
+    log_format: Format = None,
+) -> None:
+    """Start runners: they claim tasks and run them."""
+    flags = {
+        "queues": queues,
+        "concurrency": concurrency,
+        "processes": processes,
+        "grace": grace,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    _start(("runner",), flags)
+
+
+@app.command(epilog="Example: taskrunner start scheduler")
+def scheduler(grace: Grace = None, log_level: Level = None, log_format: Format = None) -> None:
+    """Start a scheduler: it turns schedules into tasks and does the maintenance."""
+    _start(("scheduler",), {"grace": grace, "log_level": log_level, "log_format": log_format})
+
+
+@app.command(epilog="Example: taskrunner start api --port 9000")
+def api(
+    host: Host = None, port: Port = None, grace: Grace = None, log_level: Level = None, log_format: Format = None
+) -> None:
+    """Start the API and the dashboard."""
+    flags = {"api_host": host, "api_port": port, "grace": grace, "log_level": log_level, "log_format": log_format}
+    _start(("api",), flags)
+
+
+def _start(kinds: tuple[str, ...], flags: dict[str, Any]) -> None:
+    from taskrunner import logs
+    from taskrunner.access import database
+    from taskrunner.settings import load
+    from taskrunner.supervisor import supervise
+
+    settings = load(flags)
+    _check_tasks()
+    logs.configure(settings.log_level, settings.log_format)
+    with database(settings) as way:
+        if way.data is not None:
+            talk(f"DATABASE_URL is not set: using a private PostgreSQL, its data are in {way.data}")
+        _prepare(way.url, migrate=kinds == ALL)
+        code = supervise(kinds, settings, way.url)
+    raise typer.Exit(code)
+
+
+def _check_tasks() -> None:
+    """Import the tasks folder once, in a process that ends, since a supervisor runs no user code.
+
+    Exits as that process does when a module cannot be imported; it has said why.
+    """
+    command = [sys.executable, "-P", "-m", "taskrunner", "config", "check"]
+    checked = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+    if checked.returncode:
+        raise typer.Exit(checked.returncode)
+
+
+def _prepare(url: str, *, migrate: bool) -> None:
+    from taskrunner import schema
+    from taskrunner.console import waiting
+    from taskrunner.db import connect
+
+    if migrate:
+        with waiting("migrating the database"):
+            schema.migrate(url)
+    with connect(url, name="taskrunner cli") as connection:
+        check_schema(connection)

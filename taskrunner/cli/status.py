@@ -1,0 +1,69 @@
+"""`taskrunner status`: the figures on one page."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from taskrunner.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from psycopg import Connection
+
+    from taskrunner.cli.session import Session
+    from taskrunner.reads import Status
+
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Look again each second, until Ctrl-C.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: taskrunner status --watch")(status)
+
+
+def status(watch: Watch = False, as_json: AsJson = False) -> None:
+    """Show tasks by type, runners, queues and schedules.
+
+    Pending tasks include due and retrying ones; what ended counts for 24 hours, dead tasks until somebody deals with
+    them.
+    """
+    from taskrunner.cli.session import emit, session
+    from taskrunner.console import screen, show_status
+
+    with session() as opened:
+        if watch:
+            _watch(opened, as_json)
+            return
+        found, now = _look(opened.connection)
+        emit(found, as_json, lambda: show_status(found, now, width=screen().width))
+
+
+def _look(connection: Connection[Any]) -> tuple[Status, datetime]:
+    from taskrunner import reads
+    from taskrunner.db import run
+
+    return run(connection, reads.status()), run(connection, reads.now())
+
+
+def _watch(opened: Session, as_json: bool) -> None:
+    from taskrunner.console import screen, watch
+    from taskrunner.db import connect
+
+    connection = opened.connection
+    with ExitStack() as later:
+
+        def look() -> tuple[Status, datetime]:
+            nonlocal connection
+            if connection.closed:  # the database was away
+                connection = later.enter_context(connect(opened.url, name="taskrunner cli"))
+            return _look(connection)
+
+        watch(screen(), look, _json_line if as_json else None)
+
+
+def _json_line(found: Status, now: datetime) -> str:
+    return found.model_dump_json()

@@ -1,0 +1,122 @@
+"""`taskrunner tasks`: list and show tasks in any state, and steer them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from taskrunner.cli.options import After, AsJson, ByQueue, ByState, ByTenant, ByType, Limit, Since, TaskId
+
+app = typer.Typer(help="List, show and steer tasks.", no_args_is_help=True, rich_markup_mode=None)
+
+Delay = Annotated[str | None, typer.Option(help="Due after this time: 30, 15s, 5m, 2h.")]
+At = Annotated[str | None, typer.Option(help="Due at this ISO time, as in 2026-01-31T08:00:00Z.")]
+
+
+@app.command("list", epilog="Example: taskrunner tasks list --state dead --since 2h --limit 20")
+def list_(
+    state: ByState = None,
+    type_: ByType = None,
+    queue: ByQueue = None,
+    tenant: ByTenant = None,
+    since: Since = None,
+    limit: Limit = 50,
+    after: After = None,
+    as_json: AsJson = False,
+) -> None:
+    """List tasks of all states, the newest first.
+
+    A full page ends with how to get the next one.
+    """
+    from taskrunner import reads
+    from taskrunner.cli.options import since as since_when
+    from taskrunner.cli.session import emit, session, talk
+    from taskrunner.console import show_tasks
+
+    with session() as opened:
+        now = opened.run(reads.now())
+        wanted = reads.TaskFilter(
+            state=state,
+            type=type_,
+            queue=queue,
+            tenant=tenant,
+            since=since_when(since, now),
+            limit=limit,
+            after=after,
+        )
+        found = opened.run(reads.list_tasks(wanted))
+    emit(found, as_json, lambda: show_tasks(found, now))
+    if len(found) == limit:
+        talk(f"there may be more: --after {found[-1].id}")
+
+
+@app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --json")
+def show(id_: TaskId, as_json: AsJson = False) -> None:
+    """Show all that is known of one task: payload, times, result, errors with their tracebacks."""
+    from taskrunner import reads
+    from taskrunner.cli.session import emit, session
+    from taskrunner.console import show_task
+    from taskrunner.errors import NotFound
+
+    with session() as opened:
+        found = opened.run(reads.task_by_id(id_))
+    if found is None:
+        raise NotFound(f"no task {id_}: it was never stored, or retention has removed it")
+    emit(found, as_json, lambda: show_task(found))
+
+
+@app.command(epilog="Example: taskrunner tasks cancel 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
+def cancel(id_: TaskId, as_json: AsJson = False) -> None:
+    """Cancel a waiting task, or ask the runner of a running one to stop it."""
+    from taskrunner.cli.session import session, tell
+    from taskrunner.store import steering
+
+    with session() as opened:
+        outcome = opened.run(steering.cancel(id_))
+    words = "cancelled" if outcome == "cancelled" else "its runner was asked to stop it"
+    tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {words}")
+
+
+@app.command(epilog="Example: taskrunner tasks retry 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
+def retry(id_: TaskId, as_json: AsJson = False) -> None:
+    """Make a pending task due now, or requeue a dead one under a new id, which is printed."""
+    from uuid_utils.compat import uuid7
+
+    from taskrunner.cli.session import session, tell
+    from taskrunner.store import steering
+
+    with session() as opened:
+        live = opened.run(steering.retry_now(id_, uuid7()))
+    words = "is due now" if live == id_ else f"was requeued as {live}"
+    tell({"id": live, "requeued_from": None if live == id_ else id_}, as_json, f"{id_} {words}")
+
+
+@app.command(epilog="Example: taskrunner tasks reschedule 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --delay 2h")
+def reschedule(id_: TaskId, delay: Delay = None, at: At = None, as_json: AsJson = False) -> None:
+    """Give a pending task a new maturity."""
+    from datetime import timedelta
+
+    from taskrunner.cli.options import duration, instant
+    from taskrunner.cli.session import session, tell
+    from taskrunner.errors import InvalidArgument
+    from taskrunner.store import steering
+
+    if (delay is None) == (at is None):
+        raise InvalidArgument("give one of --delay and --at")
+    due_at, wait = instant(at, "--at"), duration(delay, "--delay") or timedelta(0)
+    with session() as opened:
+        due = opened.run(steering.reschedule(id_, at=due_at, delay=wait))
+    seconds = max(0.0, round(due.due_in, 3))
+    tell({"id": id_, "due_in_seconds": seconds}, as_json, f"{id_} is due in {seconds:g} s")
+
+
+@app.command(epilog="Example: taskrunner tasks delete 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
+def delete(id_: TaskId, as_json: AsJson = False) -> None:
+    """Take a waiting task back: it ends as cancelled. (Dead ones: `taskrunner dead delete`.)"""
+    from taskrunner.cli.session import session, tell
+    from taskrunner.store import steering
+
+    with session() as opened:
+        outcome = opened.run(steering.cancel(id_, running=False))
+    tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {outcome}")

@@ -1,0 +1,58 @@
+"""One task with everything that is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic_core import to_json
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from taskrunner.console.lists import STYLES
+from taskrunner.console.screen import cell, table
+from taskrunner.console.words import span, stamp
+from taskrunner.reads import DeadView, TaskView
+
+
+def show_task(task: TaskView) -> RenderableType:
+    """Return a task's fields, one a line, and its errors with their tracebacks below."""
+    facts = table("", "")
+    facts.show_header = False
+    facts.columns[0].style = "bold"
+    facts.columns[1].no_wrap, facts.columns[1].overflow = False, "fold"
+    for name, value in _facts(task):
+        facts.add_row(name, value)
+    return Group(facts, *(line for number, error in enumerate(task.errors, 1) for line in _error(number, error)))
+
+
+def _facts(task: TaskView) -> Iterator[tuple[str, Text]]:
+    yield "id", cell(task.id)
+    yield "type", cell(task.type)
+    yield "state", cell(task.state, STYLES.get(task.state, ""))
+    if isinstance(task, DeadView) and task.requeued_as is not None:
+        yield "requeued as", cell(task.requeued_as)
+    yield "queue", cell(f"{task.queue}, priority {task.priority}, tenant {task.tenant}")
+    yield "tries", cell(f"{task.tries} failed, {task.crashes} crashes")
+    yield "payload", cell(_json(task.payload))
+    for name in ("created_at", "maturity_at", "started_at", "finished_at"):
+        if (instant := getattr(task, name)) is not None:
+            yield name.replace("_", " "), cell(stamp(instant))
+    if task.started_at is not None and task.finished_at is not None:
+        yield "took", cell(span((task.finished_at - task.started_at).total_seconds()))
+    if task.runner_id is not None:
+        yield "runner", cell(task.runner_id)
+    for name in ("result", "progress", "meta"):
+        if (value := getattr(task, name)) not in (None, {}):
+            yield name, cell(_json(value))
+
+
+def _json(value: Any) -> str:
+    return to_json(value).decode()
+
+
+def _error(number: int, error: dict[str, Any]) -> Iterator[Text]:
+    yield Text()
+    yield cell(f"error {number}, {error.get('at') or 'at an unknown time'}: {error.get('message', '')}", "bold red")
+    for line in str(error.get("traceback") or "").splitlines():
+        yield cell(line, "dim")

@@ -1,0 +1,126 @@
+"""Lists: tasks, dead letters, runners, queues, schedules and settings, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from taskrunner.console.screen import cell, table
+from taskrunner.console.words import figure, since, span, until
+from taskrunner.reads import DeadView, Queue, Runner, Schedule, TaskView
+from taskrunner.settings import Setting
+
+STYLES = {"pending": "cyan", "running": "blue", "succeeded": "green", "dead": "bold red", "blocked": "yellow"}
+
+
+def show_tasks(tasks: Sequence[TaskView], now: datetime) -> RenderableType:
+    """Return tasks as a table; `age` is the time since their creation, `due` that until their maturity."""
+    if not tasks:
+        return Text("no tasks")
+    made = table(
+        "id", "state", "type", "queue", "tries", "age", "due", right=("tries", "age", "due"), whole=("id", "state")
+    )
+    for task in tasks:
+        state = cell(task.state, STYLES.get(task.state, ""))
+        due = until(task.maturity_at, now) if task.state == "pending" else ""
+        made.add_row(
+            str(task.id), state, cell(task.type), cell(task.queue), str(task.tries), since(task.created_at, now), due
+        )
+    return made
+
+
+def show_dead(letters: Sequence[DeadView], now: datetime) -> RenderableType:
+    """Return dead letters as a table, each with its last error."""
+    if not letters:
+        return Text("no dead letters")
+    made = table("id", "type", "tries", "died", "last error", right=("tries", "died"), whole=("id",))
+    for letter in letters:
+        error = str(letter.errors[-1].get("message", "")) if letter.errors else ""
+        if letter.requeued_as is not None:
+            error = f"requeued as {letter.requeued_as}"
+        made.add_row(str(letter.id), cell(letter.type), str(letter.tries), since(letter.finished_at, now), cell(error))
+    return made
+
+
+def show_runners(runners: Sequence[Runner], *, brief: bool = False) -> RenderableType:
+    """Return processes as a table: the brief one has no ids and no types."""
+    if not runners:
+        return Text("no runner is registered: start one with `taskrunner start all`")
+    ends = () if brief else ("id",)
+    made = table(
+        "kind", "host", "pid", "running", "strays", "lease", "queues", *ends,
+        right=("pid", "running", "strays", "lease"), whole=("kind", "id"),
+    )  # fmt: skip
+    for one in runners:
+        lease = cell(span(one.lease_seconds)) if one.alive else cell("dead", "bold red")
+        strays = cell(one.strays, "bold red" if one.strays else "")
+        identity = () if brief else (str(one.id),)
+        made.add_row(
+            cell(one.kind), cell(one.host), str(one.pid), f"{one.running}/{one.slots}", strays, lease,
+            cell(",".join(one.queues)), *identity,
+        )  # fmt: skip
+    return made
+
+
+def show_queues(queues: Sequence[Queue]) -> RenderableType:
+    """Return queues as a table."""
+    if not queues:
+        return Text("no queues: nothing was ever enqueued")
+    made = table(
+        "queue", "pending", "due", "running", "runners", "oldest", "",
+        right=("pending", "due", "running", "runners", "oldest"),
+    )  # fmt: skip
+    for one in queues:
+        notes = [note for note, holds in (("paused", one.paused), ("fair", one.fair)) if holds]
+        made.add_row(
+            cell(one.name), figure(one.pending), figure(one.due), figure(one.running), str(one.runners),
+            span(one.oldest_due_seconds), cell(" ".join(notes), "yellow"),
+        )  # fmt: skip
+    return made
+
+
+def show_schedules(schedules: Sequence[Schedule], now: datetime) -> RenderableType:
+    """Return schedules as a table; `next` and `last` are times from now."""
+    if not schedules:
+        return Text("no schedules: give a task type a frequency, or `taskrunner schedules add`")
+    made = table("schedule", "type", "rule", "next", "last", "", right=("next", "last"))
+    for one in schedules:
+        due = "" if one.paused else until(one.next_tick_at, now)
+        made.add_row(
+            cell(one.name), cell(one.type), cell(one.description), due, since(one.last_tick_at, now), _flags(one)
+        )
+    return made
+
+
+def show_instants(instants: Sequence[datetime], zone: str) -> RenderableType:
+    """Return times as a table, in a zone and in UTC."""
+    if not instants:
+        return Text("no further tick: the schedule has ended")
+    made = table(zone, "UTC", whole=(zone, "UTC"))
+    for instant in instants:
+        made.add_row(
+            f"{instant.astimezone(ZoneInfo(zone)):%a %Y-%m-%d %H:%M:%S %z}",
+            f"{instant.astimezone(UTC):%a %Y-%m-%d %H:%M:%S}",
+        )
+    return made
+
+
+def _flags(schedule: Schedule) -> Text:
+    if schedule.last_error is not None:
+        return cell(f"failed: {schedule.last_error}", "bold red")
+    if schedule.orphaned:
+        return cell("orphaned", "yellow")
+    return cell("paused" if schedule.paused else "", "yellow")
+
+
+def show_settings(settings: Sequence[Setting]) -> RenderableType:
+    """Return settings as a table, each with its value and where that came from."""
+    made = table("setting", "value", "from", whole=("setting",))
+    for one in settings:
+        style = "dim" if one.source == "default" else ""
+        made.add_row(cell(one.name, "" if style else "bold"), cell(one.value, style), cell(one.source, style))
+    return made

@@ -1,0 +1,143 @@
+"""The status page: totals, task types, runners, queues and schedules; once, or redrawn each second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from taskrunner.console.lists import show_queues, show_runners, show_schedules
+from taskrunner.console.screen import cell, table
+from taskrunner.console.words import figure, span, stamp, until
+from taskrunner.errors import DatabaseUnreachable
+from taskrunner.reads import Counts, Status, TypeCounts
+
+# Full words where there is room for them; at 80 columns the types need it more.
+WIDE = 110
+LABELS = {"pending": "pend", "running": "run", "retrying": "retry", "succeeded": "succ", "ignored": "ign"}
+FIGURES = ("pending", "due", "running", "retrying", "succeeded", "ignored", "dead")
+SCHEDULES = 10
+SECOND = 1.0
+
+Look = Callable[[], tuple[Status, datetime]]
+Line = Callable[[Status, datetime], str]
+
+
+def show_status(status: Status, now: datetime, *, width: int, rows: int | None = None) -> RenderableType:
+    """Return the page; with `rows`, at most so many task types, the busiest, and the lists cut to a few lines."""
+    few = SCHEDULES if rows is None else 3
+    parts: list[RenderableType] = [_totals(status.tasks), Text()]
+    parts += [_types(status, now, width, rows), *_unregistered(status.types), Text()]
+    parts += [show_runners(status.runners[:few] if rows else status.runners, brief=True), Text()]
+    parts += [show_queues(status.queues[:few] if rows else status.queues)]
+    if status.schedules:
+        parts += [Text(), show_schedules(status.schedules[:few], now)]
+        parts += (
+            [_more(len(status.schedules) - few, "taskrunner schedules list")] if len(status.schedules) > few else []
+        )
+    return Group(*parts)
+
+
+def status_line(status: Status, now: datetime) -> str:
+    """Return the totals in one line, for a watch that is no terminal."""
+    counts = " ".join(f"{name}={count}" for name, count in status.tasks.model_dump().items())
+    live = sum(runner.alive for runner in status.runners)
+    return f"{stamp(now)} {counts} runners={live}"
+
+
+def watch(console: Console, look: Look, line: Line | None = None) -> None:
+    """Redraw the page each second until Ctrl-C; with `line`, or without a terminal, write a line each second."""
+    try:
+        if console.is_terminal and line is None:
+            _draw(console, look)
+            return
+        for status, now, trouble in _looks(look):
+            console.file.write((trouble or (line or status_line)(status, now)) + "\n")
+            console.file.flush()
+    except KeyboardInterrupt:
+        return
+
+
+def _draw(console: Console, look: Look) -> None:
+    from rich.live import Live
+
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        for status, now, trouble in _looks(look):
+            page = show_status(status, now, width=console.width, rows=max(3, console.height - 22))
+            foot = cell(trouble, "bold red") if trouble else cell(f"{stamp(now)}   Ctrl-C ends", "dim")
+            live.update(Group(page, Text(), foot), refresh=True)
+
+
+def _looks(look: Look) -> Iterator[tuple[Status, datetime, str]]:
+    """Yield a look a second; while the database is away, the last one with the reason. The first must succeed."""
+    seen = (*look(), "")
+    while True:
+        yield seen
+        time.sleep(SECOND)
+        try:
+            seen = (*look(), "")
+        except DatabaseUnreachable as error:
+            seen = (seen[0], seen[1], str(error))
+
+
+def _totals(counts: Counts) -> RenderableType:
+    lines = Table.grid(padding=(0, 2, 0, 0))
+    lines.add_row(
+        Text("now", "bold"),
+        _count("pending", counts.pending, f" ({counts.due:,} due, {counts.retrying:,} retrying)"),
+        _count("running", counts.running),
+        _count("blocked", counts.blocked),
+        _count("dead", counts.dead, style="bold red" if counts.dead else ""),
+    )
+    lines.add_row(
+        Text("24 h", "bold"),
+        _count("succeeded", counts.succeeded),
+        _count("ignored", counts.ignored),
+        _count("cancelled", counts.cancelled),
+    )
+    return lines
+
+
+def _count(name: str, count: int, more: str = "", style: str = "") -> Text:
+    return Text(f"{name} {figure(count)}{more}", style)
+
+
+def _types(status: Status, now: datetime, width: int, rows: int | None) -> RenderableType:
+    if not status.types:
+        return Text("no tasks yet: `taskrunner enqueue TYPE` adds one")
+    labels = {name: name if width >= WIDE else LABELS.get(name, name) for name in FIGURES}
+    figures = (*labels.values(), "oldest", "next")
+    made = table("type", *figures, right=figures)
+    shown = status.types if rows is None else sorted(status.types, key=_activity, reverse=True)[:rows]
+    for one in shown:
+        made.add_row(*_row(one, now))
+    hidden = len(status.types) - len(shown)
+    return made if not hidden else Group(made, _more(hidden, "taskrunner status"))
+
+
+def _row(one: TypeCounts, now: datetime) -> Iterator[Text]:
+    yield cell(f"{'! ' if one.unregistered else ''}{one.type}", "yellow" if one.unregistered else "")
+    for name in FIGURES:
+        count = getattr(one, name)
+        yield Text(figure(count), "dim" if not count else "bold red" if name == "dead" else "")
+    yield Text(span(one.oldest_due_seconds))
+    yield Text(until(one.next_tick_at, now))
+
+
+def _activity(one: TypeCounts) -> tuple[int, int, int, int]:
+    return one.running, one.due, one.pending, one.succeeded + one.dead
+
+
+def _unregistered(types: list[TypeCounts]) -> list[Text]:
+    names = [one.type for one in types if one.unregistered]
+    if not names:
+        return []
+    return [Text("! no live process knows this type: its tasks wait", "yellow")]
+
+
+def _more(hidden: int, command: str) -> Text:
+    return Text(f"… and {hidden:,} more: `{command}`", "dim")

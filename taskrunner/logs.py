@@ -1,0 +1,76 @@
+"""Logs of our own processes: text for people at a terminal, JSON for everything else.
+
+Modules log by `logging.getLogger("taskrunner.…")`, as libraries do. Only a process that is ours, started by the command
+line, calls `configure`; a user's own process that embeds a runner keeps its own logging.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+
+def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None:
+    """Send everything of `level` or worse to `stream` (stderr); `format_` is text, json or auto (text on a terminal).
+
+    Repeating it replaces the earlier handler.
+    """
+    target = stream or sys.stderr
+    terminal = target.isatty()
+    as_text = format_ == "text" or (format_ == "auto" and terminal)
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(_formatter(_text(terminal) if as_text else _json()))
+    root = logging.getLogger()
+    for old in [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+
+
+def _formatter(finish: list[Processor]) -> structlog.stdlib.ProcessorFormatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            _process_id,
+        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+    )
+
+
+def _json() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.EventRenamer("message"),
+        structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+    ]
+
+
+def _text(terminal: bool) -> list[Processor]:
+    colours = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colours, timestamp_key="time", pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+    )
+    return [_one_line, renderer]
+
+
+def _process_id(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["pid"] = os.getpid()
+    return event
+
+
+def _one_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep what tasks and people wrote from forging lines or moving the terminal's cursor; tracebacks keep theirs."""
+    for name, value in event.items():
+        if isinstance(value, str) and name not in ("exception", "stack"):
+            event[name] = "".join(one if one.isprintable() else repr(one)[1:-1] for one in value)
+    return event
