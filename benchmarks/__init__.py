@@ -1,0 +1,1 @@
+"""Measurements of our own: `python -m benchmarks`. Never part of the tests."""
