@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Protocol
 from uuid import UUID
 
-from taskrunner import outcome
+from taskrunner import events, outcome
 from taskrunner.durations import as_delay
 from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.executors import Call, NoCapacity, Returned, RunEnd
@@ -117,6 +117,8 @@ class Attempt:
 
     async def _run(self, kind: TaskType, task: Task) -> Outcome:
         self.started = time.monotonic()
+        events.emit(events.Started, self.claim.id, self.claim.claim_no)
+        events.fail_point("before_run")
         budget = None if kind.timeout is None else kind.timeout.total_seconds()
         try:
             async with asyncio.timeout(budget) as self._timer:
@@ -132,6 +134,7 @@ class Attempt:
         finally:
             self._timer = None
             self.ended = time.monotonic()
+        events.fail_point("after_run")
         return self._heed_stop(came_to)
 
     def _heed_stop(self, came_to: Outcome) -> Outcome:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from uuid import UUID
 
+from taskrunner import events
 from taskrunner.attempt import Attempt, Stop
 from taskrunner.durations import as_delay
 from taskrunner.executors import Call, Executors, RunEnd
@@ -158,6 +159,8 @@ class Crew:
             recorder.end(claim.id)
 
     def _conclude(self, attempt: Attempt, transition: Transition | None) -> None:
+        claim = attempt.claim
+        events.emit(events.Ended, claim.id, claim.claim_no, type(transition).__name__)
         if transition is None:
             self._settled(attempt)
         else:
@@ -171,6 +174,7 @@ class Crew:
     def _settled(self, attempt: Attempt) -> None:
         if self._held.get(attempt.claim.id) is attempt:
             del self._held[attempt.claim.id]
+            events.emit(events.Settled, attempt.claim.id, attempt.claim.claim_no)
 
     # ── what attempts and children need ──────────────────────────────────────────────────────────────────────────
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from taskrunner import events
 from taskrunner.attempt import Attempt
 from taskrunner.db import Op
 from taskrunner.jsonvalue import dump_json
@@ -98,11 +99,13 @@ class Outbox:
     async def _write(self, pump: Pump, runner_id: UUID, kind: type, letters: list[_Letter]) -> list[Due]:
         endings = [letter.ending() for letter in letters]
         back: list[Due] = []
+        events.fail_point("before_finish")
         if kind is Bury:
             won = set(await pump(store.bury(runner_id, endings)))
         else:
             back = await pump(_OPS[kind](runner_id, endings))
             won = {task.id for task in back}
+        events.fail_point("after_finish")
         if kind is Release and back:
             await pump(store.announce(back))
         for letter in letters:

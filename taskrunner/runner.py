@@ -23,6 +23,7 @@ from uuid import UUID
 import psycopg
 from uuid_utils.compat import uuid7
 
+from taskrunner import events
 from taskrunner.attempt import Attempt, Stop
 from taskrunner.backoff import Backoff
 from taskrunner.crew import Crew
@@ -210,12 +211,19 @@ class Runner:
             suspects=self._crew.suspects_welcome,
             start=not self._ties.beaten,
         )
+        if endings:
+            events.fail_point("before_finish")
         try:
             cycled = await self._main.run(store.cycle(asked))
         except BaseException:
             if queue is not None:
                 self._turns.due_in(queue, 0.0)
             raise
+        if endings:
+            events.fail_point("after_finish")
+        if cycled.claimed:
+            events.fail_point("after_claim")
+            events.emit(events.Claimed, self.id, tuple(claim.id for claim in cycled.claimed))
         for attempt in started:
             attempt.marked = True
         for claim in cycled.claimed:
@@ -267,11 +275,13 @@ class Runner:
         self._pulse = Pulse(self.id)
         self._ties.rejoined(self.id)
         self.joined.set()
+        events.emit(events.Joined, self.id)
         log.info("runner %s joined: queues %s, %d slots", self.id, ", ".join(self._queues), process.slots)
 
     async def _rejoin(self) -> None:
         """The lease was lost: stop everything, write and release what the fence still lets us, take a new id."""
         log.warning("runner %s has lost its lease: stopping its tasks and joining anew", self.id)
+        events.emit(events.LeaseLost, self.id)
         self._crew.stop(Stop.LOST)
         while self._crew.active:
             await self._rest(0.2)

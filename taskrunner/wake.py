@@ -16,7 +16,7 @@ from uuid import UUID
 
 import psycopg
 
-from taskrunner import db
+from taskrunner import db, events
 from taskrunner.backoff import Backoff
 from taskrunner.errors import TaskrunnerError
 from taskrunner.store.steering import CANCEL_CHANNEL
@@ -55,6 +55,7 @@ class Listener:
                 await conn.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
             connected()
             self.connected.set()
+            events.emit(events.Listening, conn.info.backend_pid)
             while True:
                 async for notify in conn.notifies(timeout=CHECK):
                     self._heed(notify)
