@@ -45,7 +45,8 @@ log = logging.getLogger("taskrunner.runner")
 _MARK_AFTER = 0.25  # seconds: a run shorter than this never needs its start in the database
 _DOUBT_EVERY = 15.0  # seconds between two looks for rows that carry our id unknown to us
 _RESCUE_EVERY = 5.0
-_FORCE = 0.7  # seconds that stopped tasks have to end and be released, once the grace period is over
+_LINGER = 0.3  # seconds that the loop has to end by itself, when nothing is left to do
+_FORCE = 0.4  # seconds that stopped tasks have to end and be released, once the grace period is over
 _FAILURES = (TaskrunnerError, psycopg.Error, OSError)
 
 
@@ -99,9 +100,14 @@ class Runner:
         watchdog = Watchdog(running=self._crew.names)
         watchdog.start()
         helpers = [asyncio.create_task(work) for work in self._helpers()]
+        working = asyncio.create_task(self._work())
+        helpers.append(asyncio.create_task(self._end_in_time(working)))
         try:
-            await self._work()
+            await asyncio.wait({working})
+            if not working.cancelled():
+                working.result()
         finally:
+            working.cancel()
             await _end(helpers)
             watchdog.stop()
             if heart is not None:
@@ -297,6 +303,16 @@ class Runner:
         self.id = uuid7()
         self.joined.clear()
         self.lease.renew()
+
+    async def _end_in_time(self, working: asyncio.Task[None]) -> None:
+        """A server that swallows packets must not hold up a drain that has nothing left to write."""
+        idle_since = float("inf")
+        while True:
+            await asyncio.sleep(0.1)
+            idle = self._draining and not self._crew.held
+            idle_since = min(idle_since, time.monotonic()) if idle else float("inf")
+            if time.monotonic() > min(idle_since + _LINGER, self._deadline + 2 * _FORCE):
+                working.cancel()
 
     def lose_lease(self) -> None:
         """The lease is lost: stop the tasks, join anew."""
