@@ -36,7 +36,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def main(fd: int) -> None:
     """Serve the runner at the other end of the socket `fd`; does not return."""
+    del sys.argv[1:]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper; a kill loses what it holds
     connection = socket.socket(fileno=fd)
+    connection.set_inheritable(False)  # it had to be, to get here; the programs that tasks start shall not have it
     _die_with_runner(connection)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ignore)

@@ -6,18 +6,12 @@ Why not a pool from a library: `docs/decisions/003-process-children-instead-of-p
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import signal
 import socket
-import sys
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
-from asyncio.subprocess import DEVNULL, Process
-from contextlib import suppress
-from typing import Final
 
 from taskrunner.executors.call import BrokeOff, Call, NoCapacity, OnMessage, OnRequest, Returned, RunEnd, died, failed
+from taskrunner.executors.childprocess import ChildProcess
 from taskrunner.executors.wire import (
     CALL,
     DONE,
@@ -38,11 +32,6 @@ from taskrunner.executors.wire import (
 
 log = logging.getLogger(__name__)
 
-# The path first: the child imports taskrunner and the project's tasks from where this process has them.
-_BOOT: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from taskrunner.executors.child import main; main(int(sys.argv[1]))"
-)
 _EXIT_PATIENCE = 1.0  # s between the end of a child's socket and its exit; both come with its death
 _LATE_EOF = 0.5  # s after which a dead child's socket is taken as ended, though a grandchild holds it open
 _REAP_PATIENCE = 5.0  # s until a SIGKILLed child is given up (it hangs in the kernel)
@@ -128,34 +117,27 @@ class _Hub:
 class _Child:
     """One child process and the runner's end of its socket."""
 
-    def __init__(self, process: Process, reader: StreamReader, writer: StreamWriter) -> None:
+    def __init__(self, process: ChildProcess, reader: StreamReader, writer: StreamWriter) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
         self._worn = False
-        self._exit = asyncio.create_task(process.wait(), name=f"taskrunner child {process.pid}")
-        self._exit.add_done_callback(self._exited)
+        process.exit.add_done_callback(self._exited)
 
     @classmethod
     async def start(cls) -> _Child:
-        """Start a fresh interpreter in a session of its own: no signal to the runner's group or terminal reaches it."""
-        ours, theirs = socket.socketpair()
+        """Start a process and connect to it; raises NoCapacity."""
         try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(sys.path)),
-                    stdin=DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
-            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    process = ChildProcess(theirs.fileno())
+                return cls(process, *await asyncio.open_unix_connection(sock=ours))
+            except BaseException:
+                ours.close()  # a child that was started sees it closed, and leaves
+                raise
         except OSError as error:
-            ours.close()
             raise NoCapacity(f"cannot start a process: {error}; raise the limit it names or set fewer slots") from error
-        except BaseException:
-            ours.close()  # a child that started meanwhile sees it closed, and leaves
-            raise
-        return cls(process, reader, writer)
 
     @property
     def usable(self) -> bool:
@@ -179,10 +161,9 @@ class _Child:
 
     async def kill(self) -> None:
         """Kill it with every process it started, and wait for its end; one that has ended is cleared away."""
-        if self._process.returncode is None:
-            self._kill_group()
+        self._process.kill()
         self._writer.close()
-        await asyncio.wait((self._exit,), timeout=_REAP_PATIENCE)
+        await asyncio.wait((self._process.exit,), timeout=_REAP_PATIENCE)
 
     async def _send(self, kind: bytes, body: bytes) -> None:
         self._writer.write(frame(kind, body))
@@ -207,18 +188,11 @@ class _Child:
     async def _status(self) -> int | None:
         """Return what the child exited with, or None if it lives: only its socket was spoiled, it is of no use then."""
         self._worn = True
-        await asyncio.wait((self._exit,), timeout=_EXIT_PATIENCE)
+        await asyncio.wait((self._process.exit,), timeout=_EXIT_PATIENCE)
         return self._process.returncode
 
-    def _kill_group(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _exited(self, _: asyncio.Task[int]) -> None:
-        # What it started goes with it. It is reaped, but its number is not given away while its group has members,
-        # and an empty group's would have to come round within this turn of the loop.
-        self._kill_group()
-        asyncio.get_running_loop().call_later(_LATE_EOF, self._reader.feed_eof)
+    def _exited(self, exit_status: asyncio.Future[int]) -> None:
+        exit_status.get_loop().call_later(_LATE_EOF, self._reader.feed_eof)
 
 
 def _identity(call: Call) -> tuple[str, int]:

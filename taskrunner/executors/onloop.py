@@ -101,14 +101,44 @@ class LoopGuard:
         self, loop: AbstractEventLoop, coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
     ) -> asyncio.Future[Any]:
         if _in_task.get() and inspect.iscoroutine(coro):
-            coro = _contained(coro)
+            coro = _Contained(coro)
         if self._before is not None:
             return self._before(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
 
 
-async def _contained(coro: Coroutine[Any, Any, object]) -> object:
-    try:
-        return await coro
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise ExitInSubtask(f"{type(error).__name__}({error}) was raised in a subtask") from error
+class _Contained(Coroutine[Any, Any, Any]):
+    """A coroutine out of which SystemExit and KeyboardInterrupt come as an ordinary error.
+
+    An object and not an `async def` around it: cancelled before its first step, that would never await what it wraps.
+    """
+
+    __slots__ = ("_coro",)
+
+    def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
+        self._coro = coro
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._coro.send(value)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise _exit_in_subtask(error) from error
+
+    def throw(self, *error: Any) -> Any:
+        try:
+            return self._coro.throw(*error)
+        except (SystemExit, KeyboardInterrupt) as exit_error:
+            raise _exit_in_subtask(exit_error) from exit_error
+
+    def close(self) -> None:
+        self._coro.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coro.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coro, name)  # `cr_frame` and the like, for tracebacks of pending tasks
+
+
+def _exit_in_subtask(error: BaseException) -> ExitInSubtask:
+    return ExitInSubtask(f"{type(error).__name__}({error}) was raised in a subtask")

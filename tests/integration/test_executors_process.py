@@ -133,6 +133,20 @@ class Flood(Task):
     def run(self):
         while True: self.context.progress(1, 2, "x" * 200_000)
 
+class Inheritable(Task):
+    def run(self): return [fd for fd in range(3, 64) if inheritable(fd)]
+
+def inheritable(fd):
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False
+
+class Print(Task):
+    def run(self):
+        print("printed", sys.argv)
+        os.kill(os.getpid(), signal.SIGKILL)
+
 class Forever(Task):
     path: str
     def run(self):
@@ -521,6 +535,19 @@ async def test_signals_meant_for_the_runner_do_not_stop_a_child_nor_reach_its_pr
         assert await pool.run(call("Signals")) == Returned("True")
         (child,) = children()
         assert os.getpgid(child.pid) == child.pid != os.getpgrp()
+
+
+async def test_programs_that_a_task_starts_inherit_no_file_of_the_child(call: Callable[..., Call]) -> None:
+    async with executors() as pool:
+        assert await pool.run(call("Inheritable")) == Returned([])
+
+
+async def test_what_a_task_printed_is_out_before_its_child_is_killed(
+    call: Callable[..., Call], capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with executors() as pool:
+        await pool.run(call("Print"))
+    assert capfd.readouterr().out == "printed ['-c']\n"
 
 
 async def test_log_records_of_a_child_come_out_of_the_runners_handlers(

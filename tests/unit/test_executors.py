@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -166,6 +167,38 @@ async def test_system_exit_in_a_subtask_of_a_task_does_not_end_the_event_loop(er
         outcome = await pool.run(call(run, "loop"))
     assert isinstance(outcome, BrokeOff)
     assert type(error).__name__ in outcome.error["traceback"]
+
+
+async def test_a_subtask_behaves_and_looks_as_it_would_without_the_guard() -> None:
+    release = asyncio.Event()
+
+    async def inner(value: int) -> int:
+        await release.wait()
+        return value
+
+    async def run() -> object:
+        unstarted = asyncio.create_task(inner(0))
+        unstarted.cancel()
+        pending = asyncio.create_task(inner(1))
+        await asyncio.wait((unstarted,))
+        (frame,) = pending.get_stack()
+        release.set()
+        return unstarted.cancelled(), frame.f_code.co_name, await asyncio.gather(pending, inner(2))
+
+    async with executors() as pool:
+        end = await pool.run(call(run, "loop"))
+        gc.collect()  # a coroutine that was never awaited would warn here
+    assert end == Returned((True, "inner", [1, 2]))
+
+
+async def test_an_error_of_a_subtask_stays_what_it_is() -> None:
+    async def run() -> None:
+        await asyncio.gather(async_raiser(ValueError("told"))(), asyncio.sleep(0))
+
+    async with executors() as pool:
+        end = await pool.run(call(run, "loop"))
+    assert isinstance(end, BrokeOff)
+    assert end.error["message"] == "ValueError: told"
 
 
 async def test_close_gives_the_loop_its_task_factory_back() -> None:
