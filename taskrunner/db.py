@@ -142,7 +142,8 @@ _CONNECT = {
 }
 
 
-def _arguments(url: str, name: str, prepare: bool) -> dict[str, Any]:
+def arguments(url: str, *, name: str, prepare: bool = True) -> dict[str, Any]:
+    """Return what a connection to `url` is opened with, for pools; what the URL says itself is left alone."""
     given = psycopg.conninfo.conninfo_to_dict(url)
     defaults = {key: value for key, value in _CONNECT.items() if key not in given}
     threshold = 3 if prepare else None
@@ -155,19 +156,29 @@ _SESSION = """SELECT set_config('default_transaction_isolation', 'read committed
     set_config('TimeZone', 'UTC', false), set_config('jit', 'off', false)"""
 
 
+def configure(conn: Connection[Any]) -> None:
+    """Give a fresh connection the session that our statements rely on."""
+    conn.execute(_SESSION)
+
+
+async def aconfigure(conn: AsyncConnection[Any]) -> None:
+    """Give a fresh connection the session that our statements rely on."""
+    await conn.execute(_SESSION)
+
+
 def connect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> Connection[TupleRow]:
     """Open a blocking connection in autocommit mode. Raises: `DatabaseUnreachable`."""
     with translated():
-        conn = Connection.connect(url, **_arguments(url, name, prepare))
-        conn.execute(_SESSION)
+        conn = Connection.connect(url, **arguments(url, name=name, prepare=prepare))
+        configure(conn)
         return conn
 
 
 async def aconnect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> AsyncConnection[TupleRow]:
     """Open an asynchronous connection in autocommit mode. Raises: `DatabaseUnreachable`."""
     with translated():
-        conn = await AsyncConnection.connect(url, **_arguments(url, name, prepare))
-        await conn.execute(_SESSION)
+        conn = await AsyncConnection.connect(url, **arguments(url, name=name, prepare=prepare))
+        await aconfigure(conn)
         return conn
 
 

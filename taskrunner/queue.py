@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from uuid_utils.compat import uuid7
 
 from taskrunner import db, reads
@@ -25,7 +25,7 @@ from taskrunner.intake import OnConflict, Options, aliases_of, as_id, check_key,
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
 from taskrunner.registry import registry as declared
-from taskrunner.settings import load
+from taskrunner.settings import Settings, load
 from taskrunner.states import TERMINAL
 from taskrunner.store import steering
 from taskrunner.store import task as store
@@ -41,8 +41,13 @@ POOL_SIZE = 4
 class _Door:
     """What both doors share: where they lead to, and the work of each method."""
 
-    def __init__(self, url: str | None, *, tenant: str, registry: Registry | None) -> None:
-        settings = load()
+    patience: float = 10
+    """Seconds to wait for a connection."""
+
+    def __init__(
+        self, url: str | None, *, tenant: str, registry: Registry | None, settings: Settings | None = None
+    ) -> None:
+        settings = settings or load()
         self._settings = settings
         self._tenant = tenant
         self._registry = registry or declared
@@ -63,8 +68,17 @@ class _Door:
             self._membership.close()
             self._membership = self._url = None
 
-    def _connect_arguments(self) -> dict[str, Any]:
-        return {"autocommit": True, "application_name": "taskrunner queue", "connect_timeout": 10}
+    def _pool_arguments(self, url: str) -> dict[str, Any]:
+        """A pool that has given up connecting starts anew with the next caller; until then its pauses would double."""
+        return {
+            "kwargs": db.arguments(url, name="taskrunner queue", prepare=self._settings.prepare),
+            "min_size": 1,
+            "max_size": POOL_SIZE,
+            "timeout": self.patience,
+            "reconnect_timeout": self.patience,
+            "open": False,
+            "num_workers": 1,
+        }
 
     def _order(self, task: Any, options: Options) -> NewTask:
         return compose(self._registry, task, options, self._tenant)
@@ -83,6 +97,12 @@ def _refuse(answer: Enqueued, on_conflict: OnConflict, row: NewTask) -> Enqueued
     if on_conflict == "error" and not answer.created:
         raise Conflict(f"a live {row.type} has this key: task {answer.id}")
     return answer
+
+
+def _refuse_repeat(error: DatabaseUnreachable) -> None:
+    """Raise the error again when no connection was to be had in time: another wait would bring nothing."""
+    if isinstance(error.__cause__, PoolTimeout):
+        raise error
 
 
 def _check_conflict(on_conflict: str) -> None:
@@ -129,10 +149,7 @@ class TaskQueue(_Door):
     def _open(self) -> None:
         url = self._find_url()
         db.connect(url, name="taskrunner queue").close()
-        arguments = self._connect_arguments()
-        self._pool = ConnectionPool(
-            url, kwargs=arguments, min_size=1, max_size=POOL_SIZE, timeout=10, open=False, num_workers=1
-        )
+        self._pool = ConnectionPool(url, configure=db.configure, **self._pool_arguments(url))
         self._pool.open()
 
     def close(self) -> None:
@@ -152,7 +169,8 @@ class TaskQueue(_Door):
         """Run the work of `make()`; after a lost connection once more: whatever a door does may be repeated."""
         try:
             return self._once(make())
-        except DatabaseUnreachable:
+        except DatabaseUnreachable as error:
+            _refuse_repeat(error)
             self._pool.check()
             return self._once(make())
 
@@ -261,10 +279,7 @@ class AsyncTaskQueue(_Door):
         """Open the door's connections. Raises: `DatabaseUnreachable`."""
         url = await asyncio.to_thread(self._find_url)
         await (await db.aconnect(url, name="taskrunner queue")).close()
-        arguments = self._connect_arguments()
-        self._pool = AsyncConnectionPool(
-            url, kwargs=arguments, min_size=1, max_size=POOL_SIZE, timeout=10, open=False, num_workers=1
-        )
+        self._pool = AsyncConnectionPool(url, configure=db.aconfigure, **self._pool_arguments(url))
         await self._pool.open()
 
     async def close(self) -> None:
@@ -285,7 +300,8 @@ class AsyncTaskQueue(_Door):
         """Run the work of `make()`; after a lost connection once more: whatever a door does may be repeated."""
         try:
             return await self._once(make())
-        except DatabaseUnreachable:
+        except DatabaseUnreachable as error:
+            _refuse_repeat(error)
             await self._pool.check()
             return await self._once(make())
 
