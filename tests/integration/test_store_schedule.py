@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -17,7 +15,7 @@ from psycopg.rows import namedtuple_row
 from uuid_utils.compat import uuid7
 
 from taskrunner import db
-from taskrunner.db import Op, Steps, run
+from taskrunner.db import Steps, run
 from taskrunner.errors import Conflict, InvalidArgument, NotFound, PayloadInvalid, TriggerInvalid
 from taskrunner.store import declaration, runner, schedule, timetable
 from taskrunner.store import task as tasks
@@ -600,7 +598,7 @@ def test_what_cannot_be_added_is_refused_and_leaves_nothing(desk: Desk) -> None:
     desk.run(timetable.add(NewSchedule("one", "Plain", parse(60)), KNOWN))
     with pytest.raises(Conflict, match="'one' already"):
         desk.run(timetable.add(NewSchedule("one", "Plain", parse(5)), KNOWN))
-    with pytest.raises(PayloadInvalid, match="Picky.ok"):
+    with pytest.raises(PayloadInvalid, match=r"Picky\.ok"):
         desk.run(timetable.add(NewSchedule("two", "Picky", parse(5)), KNOWN))
     with pytest.raises(InvalidArgument, match="never fire"):
         desk.run(timetable.add(NewSchedule("two", "Plain", parse(5), end_at=NOON - MINUTE), KNOWN))
