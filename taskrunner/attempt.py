@@ -47,6 +47,9 @@ class Host(Protocol):
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep what the task says of its progress."""
 
+    def exhausted(self) -> None:
+        """The system gives no further thread or process."""
+
 
 class Attempt:
     """One claim in a runner's hands. Times are seconds of the monotonic clock."""
@@ -130,6 +133,7 @@ class Attempt:
             came_to = outcome.Interrupted()
         except NoCapacity as error:
             log.warning("%s %s was not started: %s", self.claim.type, self.claim.id, error)
+            self.host.exhausted()
             came_to = outcome.Interrupted()
         finally:
             self._timer = None

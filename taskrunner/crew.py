@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from uuid import UUID
@@ -25,6 +26,8 @@ from taskrunner.settings import Settings
 from taskrunner.store.task import Claimed
 
 log = logging.getLogger("taskrunner.runner")
+
+_REST = 2.0  # seconds without claims after the system gave no thread or process
 
 MarkSuspect = Callable[[Attempt], Awaitable[bool]]
 """Stores the start of a task that has seen a runner die; False when the claim is no longer ours."""
@@ -49,6 +52,7 @@ class Crew:
         self.outbox = Outbox(self._settled)
         self.active: set[Attempt] = set()
         self.progress: dict[tuple[UUID, int], str] = {}
+        self.rests_until = 0.0
         self._held: dict[UUID, Attempt] = {}
         self._suspect: Attempt | None = None
         self._waiting: deque[Attempt] = deque()
@@ -185,6 +189,10 @@ class Crew:
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep the latest word of a task on its progress, for the next write."""
         self.progress[attempt.claim.id, attempt.claim.claim_no] = text
+
+    def exhausted(self) -> None:
+        """The system gives no further thread or process: claim nothing for a while, others may have some."""
+        self.rests_until = time.monotonic() + _REST
 
     def _heed_strays(self, strays: int) -> None:
         if strays > self._stray_limit:

@@ -199,7 +199,7 @@ class Runner:
         return max(0.001, min(poll, due, self._polled + poll - time.monotonic()))
 
     def _room(self) -> int:
-        if self._draining or self.lease.ending:
+        if self._draining or self.lease.ending or time.monotonic() < self._crew.rests_until:
             return 0
         return self._settings.concurrency - self._crew.busy
 
