@@ -1,0 +1,78 @@
+"""The application: settings, types and database in; routes, guards and errors put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import Depends, FastAPI
+
+from taskrunner.api import pages, problems
+from taskrunner.api.door import Door
+from taskrunner.api.headers import SafeHeaders
+from taskrunner.api.routes import monitor, tasks
+from taskrunner.api.routes.describe import BEARER, refusals
+from taskrunner.api.security import Guard
+from taskrunner.registry import Registry
+from taskrunner.settings import Settings
+
+MAX_BODY = 16 * 2**20
+"""Bytes of a request's body at most."""
+
+DESCRIPTION = """Add tasks, look at them, steer them. Every error is `application/problem+json` (RFC 9457).
+
+Instants need a zone and come back in UTC. Delivery is at least once."""
+
+
+class Api(FastAPI):
+    """FastAPI whose description says of errors what they are: problems."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the description, made once."""
+        document = super().openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                _name_problems(operation["responses"])
+        return document
+
+
+def create_app(settings: Settings, registry: Registry, url: str) -> Api:
+    """Build the application for the database at `url`; it knows the task types of `registry` and no others.
+
+    It starts without a database, and answers 503 until there is one.
+    """
+    app = Api(
+        title="taskrunner",
+        version=version("taskrunner"),
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        max_body_size=MAX_BODY,
+        lifespan=_open_door,
+    )
+    app.state.door = Door(settings, registry, url)
+    problems.install(app)
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(SafeHeaders)  # added last, it is outermost
+    asked = [Depends(BEARER)] if settings.api_token else []
+    refused = refusals(401) if asked else {}
+    app.include_router(tasks.router, dependencies=asked, responses=refused)
+    app.include_router(monitor.open_router)
+    app.include_router(monitor.router, dependencies=asked, responses=refused)
+    pages.install(app)
+    return app
+
+
+@asynccontextmanager
+async def _open_door(app: FastAPI) -> AsyncIterator[None]:
+    async with app.state.door:
+        yield
+
+
+def _name_problems(responses: dict[str, Any]) -> None:
+    for status, response in responses.items():
+        if status >= "400" and "application/json" in response.get("content", {}):
+            response["content"] = {problems.MEDIA_TYPE: response["content"]["application/json"]}

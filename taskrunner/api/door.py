@@ -1,0 +1,103 @@
+"""The API's own door: opened without a database, and never waited for longer than a client would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from psycopg_pool import AsyncConnectionPool
+
+from taskrunner import db
+from taskrunner.db import Op, Work, scalar
+from taskrunner.errors import DatabaseUnreachable
+from taskrunner.payload import parse_payload
+from taskrunner.queue import AsyncTaskQueue
+from taskrunner.registry import Registry
+from taskrunner.settings import Settings
+from taskrunner.task import Task
+
+T = TypeVar("T")
+
+LIMIT = 4.0
+"""Seconds that one piece of work on the database may take."""
+
+PING_LIMIT = 2.0
+"""Seconds after which the database counts as away: orchestrators give a probe little more."""
+
+_PING: Op[int] = Op("SELECT 1", {}, scalar)
+
+
+class Door(AsyncTaskQueue):
+    """An `AsyncTaskQueue` that may be opened while the database is away, and answers within `LIMIT` all the same."""
+
+    patience = 2
+
+    def __init__(self, settings: Settings, registry: Registry, url: str) -> None:
+        super().__init__(url, tenant="default", registry=registry, settings=settings)
+        self._url: str = url
+        self._going: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Start connecting, and wait for nothing."""
+        arguments = self._pool_arguments(self._url)
+        arguments["kwargs"] = {
+            "connect_timeout": self.patience,
+            **arguments["kwargs"],
+            "application_name": "taskrunner api",
+        }
+        self._pool = AsyncConnectionPool(self._url, configure=db.aconfigure, **arguments)
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close the connections; what is still waiting for the database is given up."""
+        for task in self._going:
+            task.cancel()
+        await asyncio.gather(*self._going, return_exceptions=True)
+        await self._pool.close(timeout=0.5)
+
+    def build(self, name: str, payload: Mapping[str, Any]) -> Task:
+        """Return a task of the type of this name. Raises: `UnknownType`, `PayloadInvalid` with the fields' paths."""
+        return parse_payload(self._registry.get(name).cls, payload)
+
+    async def ping(self) -> None:
+        """Raise `DatabaseUnreachable` unless the database answers within `PING_LIMIT`."""
+        await self._within(PING_LIMIT, super()._run(lambda: _PING))
+
+    async def run(self, make: Callable[[], Work[T]]) -> T:
+        """Run the work of `make()`, once more if the connection breaks. Raises: `DatabaseUnreachable`."""
+        return await self._run(make)
+
+    async def _run(self, make: Callable[[], Work[T]]) -> T:
+        return await self._within(LIMIT, super()._run(make))
+
+    async def _within(self, limit: float, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for the work until the time is up; then it is cancelled, but not waited for.
+
+        A cancelled statement first asks the server to stop it, which takes another 10 s when nobody is there.
+        """
+        task = asyncio.create_task(work)
+        self._going.add(task)
+        task.add_done_callback(self._forget)
+        try:
+            await asyncio.wait({task}, timeout=limit)
+        finally:
+            late = task.cancel()
+        if late:
+            raise DatabaseUnreachable(f"the database has not answered within {limit:g} s")
+        return task.result()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._going.discard(task)
+        if not task.cancelled():
+            task.exception()  # one that nobody waits for any more was seen all the same
+
+
+def door_of(request: Request) -> Door:
+    """Return the door of the application that serves this request."""
+    door: Door = request.app.state.door
+    return door
+
+
+OpenDoor = Annotated[Door, Depends(door_of)]

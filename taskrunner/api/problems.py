@@ -1,0 +1,140 @@
+"""Errors as RFC 9457 `application/problem+json`: every one, whatever raised it.
+
+What a person can act on is in `detail`; a traceback or the database's own words are in the log only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import psycopg
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from taskrunner.api.headers import HEADERS
+from taskrunner.errors import (
+    Conflict,
+    DatabaseUnreachable,
+    InvalidArgument,
+    NotFound,
+    PayloadInvalid,
+    SchemaBehind,
+    UnknownType,
+)
+
+log = logging.getLogger("taskrunner.api")
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = {"Retry-After": "5"}
+"""Seconds: a pool that could not connect starts anew with the next request."""
+
+
+class Kind(NamedTuple):
+    """What an error becomes: `slug` ends its `type`; `detail` replaces messages that are not for clients."""
+
+    status: int
+    slug: str
+    title: str
+    detail: str | None = None
+
+
+KINDS: dict[type[Exception], Kind] = {
+    InvalidArgument: Kind(422, "invalid-argument", "A value cannot be used"),
+    UnknownType: Kind(422, "unknown-type", "No such task type"),
+    PayloadInvalid: Kind(422, "payload-invalid", "The payload does not fit the task type"),
+    NotFound: Kind(404, "not-found", "No such task"),
+    Conflict: Kind(409, "conflict", "The task's state forbids it"),
+    SchemaBehind: Kind(503, "schema-behind", "The database needs a migration"),
+    DatabaseUnreachable: Kind(
+        503, "database-unreachable", "The database is away", "the database cannot be reached: try again soon"
+    ),
+    psycopg.OperationalError: Kind(
+        503, "database-busy", "The database is busy", "the database refused for the moment: try again soon"
+    ),
+}
+INVALID = Kind(422, "invalid-request", "The request is not as described")
+
+# What to do about errors of HTTP itself; `{path}` and `{method}` are the request's.
+_ADVICE = {
+    404: "there is nothing at {path}: /docs lists what there is",
+    405: "{path} does not take {method}",
+    413: "the body is too large: keep large data elsewhere and pass a reference",
+}
+
+
+def problem(
+    request: Request,
+    kind: Kind | int,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[Mapping[str, str]] = (),
+) -> Response:
+    """Return the response for an error: of a kind of ours, or of HTTP itself, whose `type` is `about:blank`."""
+    if isinstance(kind, int):
+        status, type_, title = kind, "about:blank", HTTPStatus(kind).phrase
+    else:
+        status, type_, title = kind.status, f"urn:taskrunner:problem:{kind.slug}", kind.title
+    body: dict[str, Any] = {"type": type_, "title": title, "status": status, "detail": detail}
+    body["instance"] = request.url.path
+    if errors:
+        body["errors"] = errors
+    # ASCII: a message may quote a lone surrogate, which no encoding takes
+    return Response(json.dumps(body), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application a problem."""
+    for error in KINDS:
+        app.add_exception_handler(error, _expected)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _expected(request: Request, error: Exception) -> Response:
+    kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
+    if kind.detail is not None:
+        log.warning("%s %s: %s", request.method, request.url.path, error)
+    headers = RETRY_AFTER if kind.status == 503 else None
+    return problem(request, kind, kind.detail or str(error), headers=headers, errors=_payload_errors(error))
+
+
+def _payload_errors(error: Exception) -> list[dict[str, str]]:
+    cause = error.__cause__
+    if not isinstance(error, PayloadInvalid) or not isinstance(cause, ValidationError):
+        return []
+    details = cause.errors(include_url=False, include_context=False, include_input=False)
+    return [_field(("body", "payload", *detail["loc"]), detail["msg"]) for detail in details]
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
+    errors = [_field(detail["loc"], detail["msg"]) for detail in error.errors()]
+    detail = "; ".join(f"{item['field']}: {item['detail']}" for item in errors[:5])
+    return problem(request, INVALID, detail + ("; …" if len(errors) > 5 else ""), errors=errors)
+
+
+def _field(path: Sequence[int | str], message: str) -> dict[str, str]:
+    """The path begins with where the value was: body, query, path, header. The value may be secret: it is left out."""
+    return {"field": ".".join(map(str, path)), "detail": message.removeprefix("Value error, ")}
+
+
+async def _of_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    detail = error.detail
+    if detail == HTTPStatus(error.status_code).phrase or error.status_code == 413:
+        detail = _ADVICE.get(error.status_code, detail).format(path=request.url.path, method=request.method)
+    return problem(request, error.status_code, detail, headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """The server logs the error with its traceback; this response leaves outside of all other middleware."""
+    detail = "an error on our side, not in the request: the server's log has it"
+    return problem(request, 500, detail, headers=HEADERS)

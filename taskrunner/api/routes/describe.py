@@ -1,0 +1,20 @@
+"""Parts of the OpenAPI description that routes share."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.security import HTTPBearer
+
+from taskrunner.api.models import EXAMPLE_TASK, Problem
+
+# Declares the token for the description; `security.Guard` is what asks for it, also where there is no route.
+BEARER = HTTPBearer(auto_error=False, description="The setting TASKRUNNER_API_TOKEN; asked for where it is set.")
+
+TASK_EXAMPLE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": EXAMPLE_TASK}}}}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the description of these errors."""
+    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}

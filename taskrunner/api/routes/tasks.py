@@ -1,0 +1,113 @@
+"""`/tasks`: add, list, show, reschedule, delete, cancel, retry.
+
+FastAPI reads the annotations at run time: no deferred ones here.
+"""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from taskrunner import reads
+from taskrunner.api.door import OpenDoor
+from taskrunner.api.models import Added, AddTask, Reschedule, Steered, TaskPage, TaskQuery
+from taskrunner.api.routes.describe import TASK_EXAMPLE, refusals
+from taskrunner.reads import TaskView
+from taskrunner.states import State
+
+router = APIRouter(prefix="/tasks", tags=["tasks"], responses=refusals(422, 503))
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+
+
+def json_only(request: Request) -> None:
+    """Refuse what is not said to be JSON: forms of foreign pages, and the default of `curl --data`."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != "application/json" and not (given.startswith("application/") and given.endswith("+json")):
+        raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
+
+
+JSON_ONLY = Depends(json_only)
+
+
+@router.post("", status_code=201, operation_id="add_task", responses=refusals(403, 413, 415), dependencies=[JSON_ONLY])
+async def add(order: AddTask, door: OpenDoor, response: Response, idempotency_key: IdempotencyKey = None) -> Added:
+    """Store a task; when this returns 201, the task is safe."""
+    task = door.build(order.name, order.payload or {})
+    added = await door.add(
+        task,
+        at=order.at,
+        priority=order.priority,
+        max_retries=order.max_retries,
+        queue=order.queue,
+        key=order.key,
+        idempotency_key=_one_key(order.idempotency_key, idempotency_key),
+    )
+    response.headers["Location"] = f"/tasks/{added.id}"
+    return Added(id=added.id, created=added.created)
+
+
+@router.get("", operation_id="list_tasks")
+async def list_(
+    wanted: Annotated[TaskQuery, Query()], door: OpenDoor, request: Request, response: Response
+) -> TaskPage:
+    """List tasks of all states, the newest first, a page at a time."""
+    tasks = await door.run(lambda: reads.list_tasks(wanted))
+    after = tasks[-1].id if len(tasks) == wanted.limit else None
+    if after is not None:
+        url = request.url.include_query_params(after=after)
+        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return TaskPage(tasks=tasks, next=after)
+
+
+@router.get("/{id}", operation_id="show_task", responses={**TASK_EXAMPLE, **refusals(404)})
+async def show(id: UUID, door: OpenDoor) -> TaskView:  # noqa: A002 - the path's own word
+    """Show a task, live or ended."""
+    return await door.get(id)
+
+
+@router.patch(
+    "/{id}",
+    operation_id="reschedule_task",
+    responses={**TASK_EXAMPLE, **refusals(403, 404, 409, 415)},
+    dependencies=[JSON_ONLY],
+)
+async def reschedule(id: UUID, change: Reschedule, door: OpenDoor) -> TaskView:  # noqa: A002
+    """Give a pending task a new maturity."""
+    await door.reschedule(id, at=change.at)
+    return await door.get(id)
+
+
+@router.delete("/{id}", status_code=204, operation_id="delete_task", responses=refusals(403, 404, 409))
+async def delete(id: UUID, door: OpenDoor) -> None:  # noqa: A002
+    """Take a pending task back: it ends as cancelled."""
+    await door.delete(id)
+
+
+@router.post(
+    "/{id}/cancel",
+    operation_id="cancel_task",
+    responses={202: {"model": Steered, "description": "Its runner was asked to stop it"}, **refusals(403, 404, 409)},
+)
+async def cancel(id: UUID, door: OpenDoor, response: Response) -> Steered:  # noqa: A002
+    """Cancel a pending task, or ask the runner of a running one to stop it."""
+    if await door.cancel(id) == "cancelled":
+        return Steered(id=id, state=State.CANCELLED)
+    response.status_code = 202
+    return Steered(id=id, state=State.RUNNING)
+
+
+@router.post("/{id}/retry", operation_id="retry_task", responses=refusals(403, 404, 409))
+async def retry(id: UUID, door: OpenDoor, response: Response) -> Steered:  # noqa: A002
+    """Make a pending task due now, or requeue a dead one, which gets a new id."""
+    found = await door.retry(id)
+    response.headers["Location"] = f"/tasks/{found}"
+    return Steered(id=found, state=State.PENDING)
+
+
+def _one_key(in_body: str | None, in_header: str | None) -> str | None:
+    if in_body is not None and in_header is not None and in_body != in_header:
+        message = "differs from idempotency_key: give one of them"
+        raise RequestValidationError([{"loc": ("header", "Idempotency-Key"), "msg": message, "type": "value_error"}])
+    return in_body if in_body is not None else in_header
