@@ -40,8 +40,8 @@ def commands(module: Any) -> str:
 
 PAGES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("docs/explanation/states.md", "taskrunner.states", states),
-    ("docs/reference/settings.md", "taskrunner.settings_reference", lambda module: str(module.reference())),
-    (".env.example", "taskrunner.settings_reference", lambda module: str(module.example())),
+    ("docs/reference/settings.md", "taskrunner.settings.reference", lambda module: str(module.reference())),
+    (".env.example", "taskrunner.settings.reference", lambda module: str(module.example())),
     ("docs/reference/cli.md", "taskrunner.cli", commands),
 )
 

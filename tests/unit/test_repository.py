@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from taskrunner.settings import Settings
-from taskrunner.settings_sources import variable
+from taskrunner.settings.sources import variable
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def test_no_function_is_longer_than_60_lines() -> None:
 
 
 def test_every_module_below_the_storage_layers_is_forbidden_the_frameworks() -> None:
-    layers, forbidden = PROJECT["tool"]["importlinter"]["contracts"]
+    layers, _, forbidden = PROJECT["tool"]["importlinter"]["contracts"]
     tops = [re.findall(r"\w+", layer) for layer in layers["layers"]]
     below = {name for layer in tops[tops.index(["registry", "executors"]) :] for name in layer}
     there = {f"taskrunner.{name}" for name in below if importlib.util.find_spec(f"taskrunner.{name}")}

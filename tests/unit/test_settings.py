@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from taskrunner.errors import SettingsInvalid
 from taskrunner.settings import NAMES, Setting, Settings, explain, load
-from taskrunner.settings_reference import EXAMPLE, GROUPS, PAGE, ROOT, example, reference
-from taskrunner.settings_sources import find_project, variable
-from taskrunner.settings_values import (
+from taskrunner.settings.reference import EXAMPLE, GROUPS, PAGE, ROOT, example, reference
+from taskrunner.settings.sources import find_project, variable
+from taskrunner.settings.values import (
     display,
     format_duration,
     format_queues,
@@ -520,7 +520,7 @@ def test_every_setting_is_described_and_in_one_group() -> None:
 @pytest.mark.parametrize(("path", "text"), [(PAGE, reference()), (EXAMPLE, example())], ids=["reference", "example"])
 def test_the_written_page_is_what_the_model_says(path: Path, text: str) -> None:
     """SPEC OPS 51."""
-    assert (ROOT / path).read_text("utf-8") == text, "run `python -m taskrunner.settings_reference`"
+    assert (ROOT / path).read_text("utf-8") == text, "run `python -m taskrunner.settings.reference`"
 
 
 def test_the_example_file_changes_nothing_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The reference page of the settings and the example `.env`, both made from the model.
 
-`python -m taskrunner.settings_reference` writes them anew in a checkout.
+`python -m taskrunner.settings.reference` writes them anew in a checkout.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from taskrunner.settings import Settings, bounds, default_text
-from taskrunner.settings_sources import FLAGS, variable
+from taskrunner.settings.sources import FLAGS, variable
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = Path("docs/reference/settings.md")
 EXAMPLE = Path(".env.example")
 

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from taskrunner.settings_sources import variable
-from taskrunner.settings_values import format_duration, is_loopback, normalise_url, parse_duration, read_queues
+from taskrunner.settings.sources import variable
+from taskrunner.settings.values import format_duration, is_loopback, normalise_url, parse_duration, read_queues
 
 # Two heartbeats may be lost or late, and a little of the third, before a live runner's lease ends.
 LEASE_PER_HEARTBEAT = 2.5

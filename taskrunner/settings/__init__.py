@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from taskrunner.errors import SettingsInvalid, suggest
-from taskrunner.settings_model import Settings
-from taskrunner.settings_sources import (
+from taskrunner.settings.model import Settings
+from taskrunner.settings.sources import (
     Environment,
     Layer,
     environment_layer,
@@ -26,7 +26,7 @@ from taskrunner.settings_sources import (
     flag_layer,
     variable,
 )
-from taskrunner.settings_values import display, parse_duration, parse_queues
+from taskrunner.settings.values import display, parse_duration, parse_queues
 
 __all__ = ["Setting", "Settings", "explain", "load", "parse_duration", "parse_queues"]
 
