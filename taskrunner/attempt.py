@@ -183,6 +183,8 @@ class Attempt:
 
     def stop(self, reason: Stop) -> None:
         """Stop the run; the first reason counts, but a lost lease overrides all."""
+        if self.stop_reason is reason:
+            return  # a second cancel would cut the task's own clean-up short
         if self.stop_reason is None or reason is Stop.LOST:
             self.stop_reason = reason
         if self.run_task is not None:

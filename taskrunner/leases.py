@@ -38,10 +38,10 @@ class Lease:
         """A heartbeat sent at `asked_at` (monotonic) was granted: the lease runs from then."""
         self._until = max(self._until, asked_at + self._length)
 
-    def renew(self) -> None:
-        """The runner has joined anew."""
+    def renew(self, asked_at: float) -> None:
+        """The runner has joined, by a statement sent at `asked_at` (monotonic)."""
         self.lost = False
-        self._until = time.monotonic() + self._length
+        self._until = asked_at + self._length
 
     @property
     def ending(self) -> bool:

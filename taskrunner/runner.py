@@ -145,10 +145,17 @@ class Runner:
         with suppress(*_FAILURES, TimeoutError):
             async with asyncio.timeout(0.5):
                 if self.joined.is_set():
-                    await self._main.run(runner_store.end_leases([self.id]))
+                    await self._release_all()
                     await self._main.run(runner_store.leave([self.id]))
         await self._main.close()
         await self._aside.close()
+
+    async def _release_all(self) -> None:
+        """Hand back what still carries our id: tasks that did not heed their stop, claims whose reply was lost."""
+        rows = await self._main.run(store.unknown(self.id, []))
+        if rows:
+            released = await self._main.run(store.release(self.id, rows))
+            await self._main.run(store.announce(released))
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -276,8 +283,9 @@ class Runner:
             slots=self._settings.concurrency,
             version=version("taskrunner"),
         )
+        asked_at = time.monotonic()
         await self._main.run(runner_store.join(process, self._settings.lease))
-        self.lease.renew()
+        self.lease.renew(asked_at)
         self._pulse = Pulse(self.id)
         self._ties.rejoined(self.id)
         self.joined.set()
@@ -295,14 +303,12 @@ class Runner:
         cycled = await self._main.run(store.cycle(Cycle(runner_id=self.id, endings=endings)))
         await self._crew.outbox.written(self._main.run, self.id, endings, cycled.left)
         await self._crew.outbox.write_others(self._main.run, self.id)
-        rows = await self._main.run(store.unknown(self.id, []))
-        if rows:
-            await self._main.run(store.release(self.id, rows))
+        await self._release_all()
         await self._main.run(runner_store.leave([self.id]))
         self._crew.forget()
         self.id = uuid7()
         self.joined.clear()
-        self.lease.renew()
+        self.lease.renew(time.monotonic())
 
     async def _end_in_time(self, working: asyncio.Task[None]) -> None:
         """A server that swallows packets must not hold up a drain that has nothing left to write."""
