@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -57,7 +58,7 @@ class Database:
         self.server, self.name = server, name
         self.url = server.url_of(name)
 
-    def connect(self) -> psycopg.Connection[tuple[object, ...]]:
+    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """Open a connection in autocommit mode, for looking at the tables."""
         return psycopg.connect(self.url, autocommit=True)
 
@@ -82,14 +83,15 @@ class Database:
         with self.connect() as conn:
             row = conn.execute("SELECT taskrunner.clock()").fetchone()
         assert row is not None  # noqa: S101 - a SELECT of one value has a row
-        return row[0]
+        found: datetime = row[0]
+        return found
 
     def _clock(self, update: str, *values: object) -> None:
         with self.connect() as conn:
             missing = conn.execute("SELECT to_regclass('taskrunner.test_clock') IS NULL").fetchone()
             if missing == (True,):
                 conn.execute(_MOVABLE_CLOCK)
-            conn.execute(update, values)  # type: ignore[arg-type]  # the callers above pass literals
+            conn.execute(update, values)
 
 
 @contextmanager
