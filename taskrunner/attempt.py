@@ -44,6 +44,9 @@ class Host(Protocol):
     async def execute(self, call: Call) -> RunEnd:
         """Run the call by its executor; cancelling it stops the run."""
 
+    def began(self, attempt: Attempt) -> None:
+        """The task's own code is next to run."""
+
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep what the task says of its progress."""
 
@@ -149,7 +152,7 @@ class Attempt:
 
     def _call(self, kind: TaskType, task: Task) -> Call:
         if kind.executor != "process":
-            return Call(task=task, executor=kind.executor)
+            return Call(task=task, executor=kind.executor, begin=self._begin)
         return Call(
             task=task,
             executor="process",
@@ -158,7 +161,11 @@ class Attempt:
             qualname=kind.cls.__qualname__,
             payload=self.claim.payload,
             info=self._info(),
+            begin=self._begin,
         )
+
+    def _begin(self) -> None:
+        self.host.began(self)
 
     def _info(self) -> dict[str, Any]:
         """What a child process is told of its run."""

@@ -139,28 +139,20 @@ class Crew:
         transition: Transition | None = Release()
         try:
             if attempt is not self._suspect or await self._mark_suspect(attempt):
-                transition = await self._recorded(attempt)
+                transition = await attempt()
         except asyncio.CancelledError:
             transition = None if attempt.stop_reason is Stop.LOST else Release()
         except Exception:
             log.exception("%s %s could not be carried out: released", attempt.claim.type, attempt.claim.id)
         finally:
+            if self._recorder is not None:
+                self._recorder.end(attempt.claim.id)
             self.active.discard(attempt)
             self.progress.pop((attempt.claim.id, attempt.claim.claim_no), None)
             self._conclude(attempt, transition)
             if attempt is self._suspect:
                 self._next_suspect()
             self._changed()
-
-    async def _recorded(self, attempt: Attempt) -> Transition | None:
-        recorder, claim = self._recorder, attempt.claim
-        if recorder is None:
-            return await attempt()
-        recorder.start(claim.id, claim.claim_no)
-        try:
-            return await attempt()
-        finally:
-            recorder.end(claim.id)
 
     def _conclude(self, attempt: Attempt, transition: Transition | None) -> None:
         claim = attempt.claim
@@ -185,6 +177,11 @@ class Crew:
     async def execute(self, call: Call) -> RunEnd:
         """Run a call by its executor."""
         return await self._executors.run(call)
+
+    def began(self, attempt: Attempt) -> None:
+        """Note in the flight recorder that the task's own code is next to run."""
+        if self._recorder is not None:
+            self._recorder.start(attempt.claim.id, attempt.claim.claim_no)
 
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep the latest word of a task on its progress, for the next write."""

@@ -18,12 +18,17 @@ OnMessage: TypeAlias = Callable[[str, int, str, object], None]
 OnRequest: TypeAlias = Callable[[str, int, str, object], Awaitable[object]]
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What to run: a bound task for the loop and the thread; for a child process, all it needs to rebuild one.
 
     `info` is for the child: every field of RunInfo but the context, `claim_no`, and if known `deadline`, `started_at`
-    (both the database's), `meta` and `type`.
+    (both the database's), `meta` and `type`. `begin` is called on the loop when the task's own code is next to run, or
+    is handed to a thread or a child.
     """
 
     task: Task
@@ -33,6 +38,7 @@ class Call:
     qualname: str = ""
     payload: str = "{}"
     info: Mapping[str, object] = field(default_factory=dict)
+    begin: Callable[[], None] = _nothing
 
 
 @dataclass(frozen=True, slots=True)

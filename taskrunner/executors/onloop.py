@@ -68,6 +68,7 @@ async def _settle(call: Call) -> RunEnd:
     """
     _in_task.set(True)
     try:
+        call.begin()  # here: tasks claimed beside one that blocks the loop or kills the process have not begun
         return Returned(await cast("Coroutine[Any, Any, object]", call.task.run()))
     except CancelledError as error:
         return failed(error, "cancelled")
