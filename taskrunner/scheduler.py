@@ -9,6 +9,7 @@ import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
@@ -136,9 +137,10 @@ class Scheduler:
                 _report(one, outcome)
         self._undeclared = left
         if self._ended:
-            for name in await self._ticks.run(declaration.end(self._ended)):
-                log.info("schedule %s ended: its type has no frequency any more", name)
-            self._ended = {}
+            with suppress(*_PASSING):
+                for name in await self._ticks.run(declaration.end(self._ended)):
+                    log.info("schedule %s ended: its type has no frequency any more", name)
+                self._ended = {}
 
     # ── lease and maintenance ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,9 +9,9 @@ NOW = "SELECT taskrunner.clock()"
 SEEN = """
 SELECT s.id, s.tenant, s.name, s.type, s.trigger, s.timezone, s.start_at, s.end_at, s.jitter, s.key,
        s.next_tick_at, s.last_tick_at, s.last_task_id, s.last_error, s.ticks, s.skipped, s.paused, s.catch_up,
-       s.payload::text, s.declared_in, s.declared_version, s.created_at, taskrunner.clock(),
+       s.payload::text AS payload, s.declared_in, s.declared_version, s.created_at, taskrunner.clock() AS now,
        NOT EXISTS (SELECT FROM taskrunner.runner r
-                    WHERE r.lease_until > taskrunner.clock() AND s.type = ANY(r.types))
+                    WHERE r.lease_until > taskrunner.clock() AND s.type = ANY(r.types)) AS orphaned
   FROM taskrunner.schedule s
 """
 

@@ -47,12 +47,20 @@ def declare(declaration: Declaration) -> Steps[Declared]:
         if (yield Op(sql.INSERT, _fresh(declaration, heritage, now), scalar)) is None:
             return (yield from _meet(declaration, now))
     if stored:
-        yield end(dict.fromkeys(stored, declaration.version))
+        yield _end(dict.fromkeys(stored, declaration.version))
     return "added" if before is None else (yield from _update(declaration, before, now))
 
 
-def end(versions: Mapping[str, int]) -> Op[list[str]]:
-    """End the schedules of types whose code, in these versions, declares no frequency any more; returns which."""
+def end(versions: Mapping[str, int]) -> Steps[list[str]]:
+    """End the schedules of types whose code, in these versions, declares no frequency any more; returns which.
+
+    Raises psycopg's `LockNotAvailable` after 200 ms.
+    """
+    yield patience()
+    return (yield _end(versions))  # type: ignore[no-any-return]  # what a yield brings is untyped
+
+
+def _end(versions: Mapping[str, int]) -> Op[list[str]]:
     return Op(sql.END_DECLARED, {"names": list(versions), "versions": list(versions.values())}, column)
 
 

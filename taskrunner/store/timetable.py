@@ -12,7 +12,7 @@ from taskrunner.db import Op, Steps, column, scalar
 from taskrunner.errors import Conflict, InvalidArgument, NotFound
 from taskrunner.statements import schedule as sql
 from taskrunner.store import task as tasks
-from taskrunner.store.schedule import Known, Schedule, Template, patience, read, task_of, within
+from taskrunner.store.schedule import Known, Schedule, Template, read, task_of, within
 from taskrunner.store.task import Enqueued
 from taskrunner.triggers import Trigger
 
@@ -70,7 +70,6 @@ def resume(name: str, tenant: str = "default") -> Steps[datetime | None]:
 
     What it would have made while it was paused is not made up for. Raises: `NotFound`.
     """
-    yield patience()
     schedule: Schedule = yield from _one(sql.LOCK, name, tenant)
     if not schedule.paused:
         return schedule.next_tick_at
@@ -97,7 +96,6 @@ def add(new: NewSchedule, known: Known) -> Steps[Schedule]:
     known.make(Template(new.type, new.payload, new.tenant, new.key))
     if not 1 <= len(new.name) <= 200:
         raise InvalidArgument(f"a schedule's name has 1 to 200 characters, not {len(new.name)}")
-    yield patience()
     now = yield Op(sql.NOW, {}, scalar)
     first = _first_tick(new, now)
     if first is None:
@@ -112,7 +110,6 @@ def remove(name: str, tenant: str = "default") -> Steps[str]:
 
     Raises: `NotFound`; `Conflict` for one that is declared in the code of a live process, which would declare it again.
     """
-    yield patience()
     schedule: Schedule = yield from _one(sql.LOCK, name, tenant)
     if schedule.declared_in == "code" and schedule.trigger and not schedule.orphaned:
         raise Conflict(f"schedule {name!r} is declared in code: take its frequency out there, or pause it")

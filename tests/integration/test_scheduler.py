@@ -242,6 +242,23 @@ async def test_an_enqueue_left_open_holds_up_only_its_own_type(taskrunner_db: Da
     assert count(taskrunner_db) == 5
 
 
+async def test_a_locked_schedule_keeps_no_other_from_being_declared_and_ticked(
+    taskrunner_db: Database, registry: Registry
+) -> None:
+    """SPEC SCH 43."""
+    taskrunner_db.freeze(NOON)
+    register(1)
+    async with running(taskrunner_db.url, registry):
+        await until(lambda: count(taskrunner_db) == 1)
+    register(3, catch_up="all")
+    stranger = await aconnect(taskrunner_db.url)
+    async with stranger.transaction():
+        await stranger.execute("SELECT 1 FROM taskrunner.schedule FOR UPDATE")
+        async with running(taskrunner_db.url, registry):
+            await until(lambda: count(taskrunner_db) == 3)
+    await stranger.close()
+
+
 # ── lease and duties ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

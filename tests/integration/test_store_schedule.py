@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 from taskrunner import db
 from taskrunner.db import Steps, run
 from taskrunner.errors import Conflict, InvalidArgument, NotFound, PayloadInvalid, TriggerInvalid
+from taskrunner.statements import schedule as sql
 from taskrunner.store import declaration, runner, schedule, timetable
 from taskrunner.store import task as tasks
 from taskrunner.store.declaration import Declaration
@@ -242,6 +243,26 @@ def test_types_that_a_scheduler_does_not_know_are_left_alone(desk: Desk) -> None
     desk.declare("Foreign")
     assert desk.tick_all() == 0
     assert desk.run(schedule.tick(desk.schedule("Foreign").id, KNOWN, 100)) is None
+
+
+def test_a_rows_columns_are_the_fields_that_they_fill(desk: Desk) -> None:
+    described = desk.conn.execute(sql.SEEN).description
+    assert [column.name for column in described or ()] == list(Schedule._fields)
+
+
+def test_the_look_at_what_is_due_reads_its_index_and_no_more_rows_than_asked_for(desk: Desk) -> None:
+    desk.conn.execute(
+        "INSERT INTO taskrunner.schedule (id, name, type, trigger, next_tick_at, created_at)"
+        " SELECT gen_random_uuid(), 's' || n, 'Plain', 'interval 60', %(now)s + n * interval '1 s', %(now)s"
+        "   FROM generate_series(1, 5000) n",
+        {"now": NOON},
+    )
+    desk.conn.execute("ANALYZE taskrunner.schedule")
+    look = schedule.line(KNOWN.types, (), 10)
+    plan = "\n".join(line for (line,) in desk.conn.execute("EXPLAIN (ANALYZE, TIMING OFF) " + look.sql, look.params))
+    assert "Index Scan using schedule_due" in plan
+    assert "rows=10 " in plan or "rows=10.00 " in plan
+    assert "Sort" not in plan
 
 
 # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -479,6 +500,22 @@ def test_an_older_release_cannot_end_a_newer_ones_schedule(desk: Desk) -> None:
     desk.declare(version=2)
     assert desk.run(declaration.end({"Plain": 1})) == []
     assert desk.tick_all() == 1
+
+
+def test_somebodys_lock_keeps_a_declaration_waiting_for_a_moment_only(desk: Desk) -> None:
+    """SPEC SCH 43."""
+    desk.declare(version=1)
+    desk.conn.execute("SET statement_timeout = '2s'")
+    stranger = db.connect(desk.database.url)
+    stranger.execute("BEGIN")
+    stranger.execute("SELECT 1 FROM taskrunner.schedule FOR UPDATE")
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        desk.run(declaration.end({"Plain": 2}))
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        desk.declare(version=2)
+    stranger.execute("ROLLBACK")
+    stranger.close()
+    assert desk.run(declaration.end({"Plain": 2})) == ["Plain"]
 
 
 def test_a_renamed_type_takes_over_the_grid_of_its_old_name(desk: Desk) -> None:
