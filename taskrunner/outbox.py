@@ -141,7 +141,7 @@ class Outbox:
 
 
 def _release(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[Due]]:
-    return store.release(runner_id, [ending.id for ending in endings])
+    return store.release(runner_id, [(ending.id, ending.claim_no) for ending in endings])
 
 
 _OPS: dict[type, Callable[[UUID, Sequence[Ending]], Op[list[Due]]]] = {

@@ -103,7 +103,8 @@ WITH locked AS MATERIALIZED (
       FROM buried b GROUP BY b.tenant, b.queue, b.type
     ON CONFLICT (minute, runner_id, tenant, queue, type, outcome) DO UPDATE SET count = s.count + EXCLUDED.count
 )
-SELECT r.id, r.queue, r.priority, r.due_in, CASE WHEN r.charged THEN 'charged' ELSE 'released' END FROM returned r
+SELECT r.id, r.queue, r.priority, r.due_in, CASE WHEN r.charged THEN 'charged' ELSE 'released' END AS verdict
+  FROM returned r
 UNION ALL
 SELECT b.id, b.queue, 0, NULL, 'dead' FROM buried b
 """

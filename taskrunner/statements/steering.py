@@ -37,7 +37,7 @@ RESCHEDULE = """
 UPDATE taskrunner.task t
    SET maturity_at = coalesce(%(at)s, taskrunner.clock() + %(delay)s::interval)
  WHERE t.id = %(id)s AND t.state = 'pending'
-RETURNING t.id, t.queue, t.priority, extract(epoch FROM t.maturity_at - taskrunner.clock())::float8
+RETURNING t.id, t.queue, t.priority, extract(epoch FROM t.maturity_at - taskrunner.clock())::float8 AS due_in
 """
 
 # A dead letter becomes a new pending task with tries 0, linked both ways. DO NOTHING: its key is taken again.
@@ -55,7 +55,7 @@ WITH letter AS MATERIALIZED (
 ), linked AS (
     UPDATE taskrunner.dead_letter d SET requeued_as = f.id FROM fresh f WHERE d.id = f.requeued_from RETURNING d.id
 )
-SELECT f.id, f.queue, f.priority, 0::float8 FROM fresh f
+SELECT f.id, f.queue, f.priority, 0::float8 AS due_in FROM fresh f
 """
 
 DELETE_DEAD = "DELETE FROM taskrunner.dead_letter d WHERE d.id = %(id)s RETURNING d.id"

@@ -45,7 +45,7 @@ SELECT n.id, n.tenant, n.queue, n.type, n.priority, n.payload::jsonb, n.max_retr
         WHERE old.tenant = n.tenant AND old.unique_key = n.unique_key
           AND old.type IN (SELECT jsonb_array_elements_text(%(aliases)s::jsonb -> n.type)))
 ON CONFLICT DO NOTHING
-RETURNING id, queue, priority, extract(epoch FROM maturity_at - taskrunner.clock())::float8
+RETURNING id, queue, priority, extract(epoch FROM maturity_at - taskrunner.clock())::float8 AS due_in
 """
 
 # Of freshly inserted ids, those that had ended already: a repeat of an enqueue whose first reply was lost.
@@ -120,11 +120,13 @@ COUNTED = """counted AS (
 #
 # Ending: `locked` is the fence; the row leaves `task` and enters history in this statement, and the counts with it.
 # Claiming: `step` is a skip scan over task_claim (queue, type, priority): types this runner does not know and
-# priorities whose tasks are all immature cost one index descent each, never a walk. `head` reads the first n due
-# of all of these in order, without locks; `share` is how many that makes of each pair; `picked` takes that many by
-# SKIP LOCKED: at most n rows are locked, and the order over types and priorities is exact. Where others hold
-# locks on rows of the head and a pair has no further ones, `more` fills up from all pairs. MATERIALIZED is
-# needed: without it LIMIT 5 was seen to take 31 rows under stale statistics.
+# priorities whose tasks are all immature cost an index descent or two each, never a walk. It ends behind 64
+# priorities of a type that have due tasks; those whose tasks are all immature do not count, or any number of them
+# would hide the due task below (`d`: an EXISTS there, or a LIMIT without ORDER BY, was planned as a scan of the whole
+# table). `head` reads the first n due of all of these in order, without locks; `share` is how many that makes of each
+# pair; `picked` takes that many by SKIP LOCKED: at most n rows are locked, and the order over types and priorities is
+# exact. Where others hold locks on rows of the head and a pair has no further ones, `more` fills up from all pairs.
+# MATERIALIZED is needed: without it LIMIT 5 was seen to take 31 rows under stale statistics.
 # A runner whose lease has ended claims nothing; with `suspects` off, tasks that saw a runner die are left out.
 CYCLE = (
     """
@@ -153,13 +155,18 @@ WITH RECURSIVE ending AS MATERIALIZED (
 ), """
     + COUNTED
     + """,
-marked AS (
-    UPDATE taskrunner.task t SET started_at = taskrunner.clock() - make_interval(secs => m.age)
+begun AS MATERIALIZED (
+    SELECT t.id, m.age
       FROM unnest(%(started_ids)s::uuid[], %(started_claim_nos)s::bigint[], %(started_ages)s::float8[])
            AS m(id, claim_no, age)
-     WHERE t.id = m.id AND t.claim_no = m.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
-), step(type, priority, depth) AS (
-    SELECT y.type, p.priority, 1
+      JOIN taskrunner.task t ON t.id = m.id
+     WHERE t.claim_no = m.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
+), marked AS (
+    UPDATE taskrunner.task t SET started_at = taskrunner.clock() - make_interval(secs => b.age)
+      FROM begun b WHERE t.id = b.id
+), step(type, priority, due) AS (
+    SELECT y.type, p.priority, 0
       FROM unnest(%(types)s::text[]) AS y(type)
      CROSS JOIN LATERAL (
            SELECT t.priority FROM taskrunner.task t
@@ -169,13 +176,18 @@ marked AS (
        AND EXISTS (SELECT FROM taskrunner.runner r WHERE r.id = %(runner_id)s AND r.lease_until > taskrunner.clock())
        AND NOT EXISTS (SELECT FROM taskrunner.queue_settings q WHERE q.queue = %(queue)s AND q.paused)
     UNION ALL
-    SELECT s.type, p.priority, s.depth + 1
+    SELECT s.type, p.priority, s.due + coalesce(d.one, 0)
       FROM step s
      CROSS JOIN LATERAL (
            SELECT t.priority FROM taskrunner.task t
             WHERE t.state = 'pending' AND t.queue = %(queue)s AND t.type = s.type AND t.priority < s.priority
             ORDER BY t.priority DESC LIMIT 1) p
-     WHERE s.depth < 64
+      LEFT JOIN LATERAL (
+           SELECT 1 AS one FROM taskrunner.task t
+            WHERE t.state = 'pending' AND t.queue = %(queue)s AND t.type = s.type AND t.priority = s.priority
+              AND t.maturity_at <= taskrunner.clock()
+            ORDER BY t.maturity_at LIMIT 1) d ON true
+     WHERE s.due < 64
 ), head AS MATERIALIZED (
     SELECT s.type, s.priority
       FROM step s
@@ -229,8 +241,8 @@ SELECT e.id, e.claim_no, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, N
 
 # What is next, for one idle poll over all queues: per queue the seconds until its first maturity (≤ 0: due now).
 SURVEY = """
-WITH RECURSIVE step(queue, type, priority, depth) AS (
-    SELECT q.queue, y.type, p.priority, 1
+WITH RECURSIVE step(queue, type, priority) AS (
+    SELECT q.queue, y.type, p.priority
       FROM unnest(%(queues)s::text[]) AS q(queue)
      CROSS JOIN unnest(%(types)s::text[]) AS y(type)
      CROSS JOIN LATERAL (
@@ -239,13 +251,12 @@ WITH RECURSIVE step(queue, type, priority, depth) AS (
             ORDER BY t.priority DESC LIMIT 1) p
      WHERE NOT EXISTS (SELECT FROM taskrunner.queue_settings s WHERE s.queue = q.queue AND s.paused)
     UNION ALL
-    SELECT s.queue, s.type, p.priority, s.depth + 1
+    SELECT s.queue, s.type, p.priority
       FROM step s
      CROSS JOIN LATERAL (
            SELECT t.priority FROM taskrunner.task t
             WHERE t.state = 'pending' AND t.queue = s.queue AND t.type = s.type AND t.priority < s.priority
             ORDER BY t.priority DESC LIMIT 1) p
-     WHERE s.depth < 64
 )
 SELECT s.queue, extract(epoch FROM min(n.maturity_at) - taskrunner.clock())::float8
   FROM step s
@@ -283,7 +294,7 @@ RETURNING t.id, t.tenant, t.queue, t.type, t.priority, l.delay, l.run_seconds, l
 ), """
     + COUNTED
     + """
-SELECT r.id, r.queue, r.priority, r.delay FROM retried r
+SELECT r.id, r.queue, r.priority, r.delay AS due_in FROM retried r
 """
 )
 
@@ -301,7 +312,7 @@ UPDATE taskrunner.task t
        maturity_at = taskrunner.clock() + make_interval(secs => l.delay)
   FROM locked l
  WHERE t.id = l.id
-RETURNING t.id, t.queue, t.priority, l.delay
+RETURNING t.id, t.queue, t.priority, l.delay AS due_in
 """
 
 # Out of retries: the whole row, with this last error, becomes a dead letter.
@@ -342,19 +353,20 @@ SELECT e.id FROM ended e
 RELEASE = """
 WITH locked AS MATERIALIZED (
     SELECT t.id FROM taskrunner.task t
-     WHERE t.id = ANY(%(ids)s::uuid[]) AND t.runner_id = %(runner_id)s AND t.state = 'running'
-     ORDER BY t.id FOR UPDATE SKIP LOCKED
+      JOIN unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[]) AS e(id, claim_no) ON e.id = t.id
+     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 )
 UPDATE taskrunner.task t
    SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL
   FROM locked l
  WHERE t.id = l.id
-RETURNING t.id, t.queue, t.priority, extract(epoch FROM t.maturity_at - taskrunner.clock())::float8
+RETURNING t.id, t.queue, t.priority, extract(epoch FROM t.maturity_at - taskrunner.clock())::float8 AS due_in
 """
 
 # Rows that carry this runner's id though it neither holds them nor has them in flight: a reply was lost.
 UNKNOWN = """
-SELECT t.id FROM taskrunner.task t
+SELECT t.id, t.claim_no FROM taskrunner.task t
  WHERE t.runner_id = %(runner_id)s AND t.state = 'running' AND NOT t.id = ANY(%(held)s::uuid[])
 """
 
@@ -368,17 +380,26 @@ SELECT e.id, EXISTS (SELECT FROM taskrunner.task t WHERE t.id = e.id AND t.claim
   FROM unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[]) AS e(id, claim_no)
 """
 
-# The mark of a suspect's start, written before it runs.
+# The mark of a suspect's start, written before it runs; not through somebody's lock, which others would wait behind.
 MARK_STARTED = """
-UPDATE taskrunner.task t SET started_at = taskrunner.clock()
- WHERE t.id = %(id)s AND t.claim_no = %(claim_no)s AND t.runner_id = %(runner_id)s AND t.state = 'running'
+WITH locked AS MATERIALIZED (
+    SELECT t.id FROM taskrunner.task t
+     WHERE t.id = %(id)s AND t.claim_no = %(claim_no)s AND t.runner_id = %(runner_id)s AND t.state = 'running'
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE taskrunner.task t SET started_at = taskrunner.clock() FROM locked l WHERE t.id = l.id
 RETURNING t.id
 """
 
 PROGRESS = """
-UPDATE taskrunner.task t SET progress = n.progress::jsonb
-  FROM unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[], %(progresses)s::text[]) AS n(id, claim_no, progress)
- WHERE t.id = n.id AND t.claim_no = n.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+WITH locked AS MATERIALIZED (
+    SELECT t.id, n.progress FROM taskrunner.task t
+      JOIN unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[], %(progresses)s::text[]) AS n(id, claim_no, progress)
+           ON n.id = t.id
+     WHERE t.claim_no = n.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
+)
+UPDATE taskrunner.task t SET progress = l.progress::jsonb FROM locked l WHERE t.id = l.id
 RETURNING t.id
 """
 

@@ -305,6 +305,10 @@ def _ids(endings: Sequence[Ending]) -> dict[str, Any]:
     return {"ids": [ending.id for ending in endings], "claim_nos": [ending.claim_no for ending in endings]}
 
 
+def _claims(claims: Sequence[tuple[UUID, int]]) -> dict[str, Any]:
+    return {"ids": [id_ for id_, _ in claims], "claim_nos": [claim_no for _, claim_no in claims]}
+
+
 def _durations(endings: Sequence[Ending]) -> dict[str, Any]:
     return {
         "run_seconds": [ending.run_seconds for ending in endings],
@@ -336,21 +340,20 @@ def bury(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[UUID]]:
     return Op(sql.BURY, {"runner_id": runner_id, **_ids(endings), "errors": errors, **_durations(endings)}, column)
 
 
-def release(runner_id: UUID, ids: Collection[UUID]) -> Op[list[Due]]:
-    """Hand claims back unchanged: neither tries nor crashes are counted."""
-    return Op(sql.RELEASE, {"runner_id": runner_id, "ids": list(ids)}, _dues)
+def release(runner_id: UUID, claims: Sequence[tuple[UUID, int]]) -> Op[list[Due]]:
+    """Hand claims, named by id and number, back unchanged: neither tries nor crashes are counted."""
+    return Op(sql.RELEASE, {"runner_id": runner_id, **_claims(claims)}, _dues)
 
 
-def unknown(runner_id: UUID, held: Collection[UUID]) -> Op[list[UUID]]:
-    """Return tasks that carry this runner's id though it does not hold them: the claim's reply was lost."""
-    return Op(sql.UNKNOWN, {"runner_id": runner_id, "held": list(held)}, column)
+def unknown(runner_id: UUID, held: Collection[UUID]) -> Op[list[tuple[UUID, int]]]:
+    """Return claims that carry this runner's id though it does not hold them: the claim's reply was lost."""
+    params = {"runner_id": runner_id, "held": list(held)}
+    return Op(sql.UNKNOWN, params, lambda rows: [(id_, claim_no) for id_, claim_no in rows])
 
 
 def fates(runner_id: UUID, left: Sequence[tuple[UUID, int]]) -> Op[list[Fate]]:
     """Say of claims whose ending found no row whether they are still held (somebody's lock), or had ended before."""
-    ids, claim_nos = [id_ for id_, _ in left], [claim_no for _, claim_no in left]
-    params = {"runner_id": runner_id, "ids": ids, "claim_nos": claim_nos}
-    return Op(sql.FATE, params, lambda rows: [Fate(*row) for row in rows])
+    return Op(sql.FATE, {"runner_id": runner_id, **_claims(left)}, lambda rows: [Fate(*row) for row in rows])
 
 
 def mark_started(runner_id: UUID, id_: UUID, claim_no: int) -> Op[bool]:
@@ -360,8 +363,7 @@ def mark_started(runner_id: UUID, id_: UUID, claim_no: int) -> Op[bool]:
 
 def progress(runner_id: UUID, marks: Mapping[tuple[UUID, int], str]) -> Op[list[UUID]]:
     """Keep what running tasks say of their progress; values are JSON texts."""
-    ids, claim_nos = [id_ for id_, _ in marks], [claim_no for _, claim_no in marks]
-    params = {"runner_id": runner_id, "ids": ids, "claim_nos": claim_nos, "progresses": list(marks.values())}
+    params = {"runner_id": runner_id, **_claims(list(marks)), "progresses": list(marks.values())}
     return Op(sql.PROGRESS, params, column)
 
 
