@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -38,11 +39,72 @@ def commands(module: Any) -> str:
     return NOTE + "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
 
 
+ERRORS = """# Errors and exit codes
+
+Every error that taskrunner raises on purpose is a `taskrunner.errors.TaskrunnerError`. The command line prints it as
+one line, `error: …`, and leaves with the exit code of its class: 0 is success, 2 also a command line that cannot be
+parsed.
+
+```text
+{tree}
+```
+
+| class | is a | exit code | when |
+|---|---|---:|---|
+"""
+
+
+def errors(module: Any) -> str:
+    """Return the page of the tree of errors, with each class's exit code and docstring."""
+    tree = str(module.__doc__).partition("::")[2].strip("\n")
+    found = [module.TaskrunnerError, *_below(module.TaskrunnerError)]
+    rows = [
+        f"| `{cls.__name__}` | {', '.join(f'`{base.__name__}`' for base in cls.__bases__)} "
+        f"| {cls.exit_code} | {cls.__doc__} |"
+        for cls in found
+    ]
+    return NOTE + ERRORS.format(tree=dedent(tree).rstrip()) + "\n".join(rows) + "\n"
+
+
+def _below(cls: type) -> Iterator[Any]:
+    for one in cls.__subclasses__():
+        if one.__module__ == cls.__module__:  # not those that some other module has added
+            yield one
+            yield from _below(one)
+
+
+TABLES = """# Tables
+
+All tables are in the schema `taskrunner`. Read them as you like; a task's state is changed by taskrunner alone: use the
+command line, the API or a door. `taskrunner migrate --sql` prints the SQL that makes them.
+"""
+
+
+def tables(module: Any) -> str:
+    """Return the page that lists every table with its columns."""
+    documented = {one.__tablename__: one for one in module.Table.__subclasses__()}
+    return NOTE + TABLES + "".join(_table(one, documented[one.name]) for one in module.metadata.tables.values())
+
+
+def _table(table: Any, model: Any) -> str:
+    from sqlalchemy.dialects import postgresql
+
+    lines = [f"\n## {table.name}\n", f"{model.__doc__}\n", "| column | type | default |", "|---|---|---|"]
+    for column in table.columns:
+        kind = column.type.compile(dialect=postgresql.dialect()).lower()
+        default = getattr(column.server_default, "arg", "")
+        default = f"`{default}`" if str(default) else ""
+        lines.append(f"| `{column.name}` | {kind}{' or null' if column.nullable else ''} | {default} |")
+    return "\n".join(lines) + "\n"
+
+
 PAGES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("docs/explanation/states.md", "taskrunner.states", states),
     ("docs/reference/settings.md", "taskrunner.settings.reference", lambda module: str(module.reference())),
     (".env.example", "taskrunner.settings.reference", lambda module: str(module.example())),
     ("docs/reference/cli.md", "taskrunner.cli", commands),
+    ("docs/reference/errors.md", "taskrunner.errors", errors),
+    ("docs/reference/tables.md", "taskrunner.models", tables),
 )
 
 
