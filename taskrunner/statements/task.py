@@ -60,17 +60,19 @@ SELECT d.id FROM taskrunner.dead_letter d WHERE d.id = ANY(%(ids)s::uuid[])
 
 TAKE_BACK = "DELETE FROM taskrunner.task t WHERE t.id = ANY(%(ids)s::uuid[]) RETURNING t.id"
 
-# Who stands in the way of the tasks that ADD did not insert: the same id, or the live task of the same key.
+# Who stands in the way of the tasks that ADD did not insert: the same id, the live task of the same key or tick.
 INCUMBENT = """
-SELECT n.id, coalesce(same.id, keyed.id, ended.id, dead.id)
-  FROM unnest(%(ids)s::uuid[], %(tenants)s::text[], %(types)s::text[], %(unique_keys)s::text[])
-       AS n(id, tenant, type, unique_key)
+SELECT n.id, coalesce(same.id, keyed.id, ticked.id, ended.id, dead.id)
+  FROM unnest(%(ids)s::uuid[], %(tenants)s::text[], %(types)s::text[], %(unique_keys)s::text[],
+              %(schedule_ids)s::uuid[], %(tick_ats)s::timestamptz[])
+       AS n(id, tenant, type, unique_key, schedule_id, tick_at)
   LEFT JOIN taskrunner.task same ON same.id = n.id
   LEFT JOIN LATERAL (
        SELECT t.id FROM taskrunner.task t
         WHERE t.tenant = n.tenant AND t.unique_key = n.unique_key
           AND (t.type = n.type OR t.type IN (SELECT jsonb_array_elements_text(%(aliases)s::jsonb -> n.type)))
         LIMIT 1) keyed ON n.unique_key IS NOT NULL
+  LEFT JOIN taskrunner.task ticked ON ticked.schedule_id = n.schedule_id AND ticked.tick_at = n.tick_at
   LEFT JOIN LATERAL (
        SELECT h.id FROM taskrunner.task_history h
         WHERE h.id = n.id AND h.finished_at >= %(since)s LIMIT 1) ended ON true

@@ -251,6 +251,8 @@ def _incumbent_params(tasks: Sequence[NewTask], aliases: Mapping[str, Sequence[s
         "tenants": [task.tenant for task in tasks],
         "types": [task.type for task in tasks],
         "unique_keys": [task.unique_key for task in tasks],
+        "schedule_ids": [task.schedule_id for task in tasks],
+        "tick_ats": [task.tick_at for task in tasks],
         "aliases": json.dumps(aliases),
         "since": _since(ids),
     }
