@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from taskrunner.errors import InvalidArgument
 
@@ -20,12 +21,12 @@ def sync_connection(given: Any) -> psycopg.Connection[Any]:
     Raises: `InvalidArgument` for anything else, naming the remedy.
     """
     if isinstance(given, psycopg.Connection):
-        return given
+        return _begun(given)
     if isinstance(given, psycopg.AsyncConnection) or _is_async(given):
         raise InvalidArgument("connection= is asynchronous: use AsyncTaskQueue with it")
     found = _driver_of(_core_of(given))
     if isinstance(found, psycopg.Connection):
-        return found
+        return _begun(found)
     raise InvalidArgument(f"connection= cannot be a {_kind(given, found)}: {_REMEDY}")
 
 
@@ -35,14 +36,31 @@ async def async_connection(given: Any) -> psycopg.AsyncConnection[Any]:
     Raises: `InvalidArgument` for anything else, naming the remedy.
     """
     if isinstance(given, psycopg.AsyncConnection):
-        return given
+        return await _abegun(given)
     if isinstance(given, psycopg.Connection) or not _is_async(given):
         raise InvalidArgument(f"connection= must be asynchronous, not {_kind(given, given)}: use TaskQueue with it")
     core = await given.connection() if hasattr(given, "sync_session") else given
     found = _driver_of(core.sync_connection)
     if isinstance(found, psycopg.AsyncConnection):
-        return found
+        return await _abegun(found)
     raise InvalidArgument(f"connection= cannot be a {_kind(given, found)}: {_REMEDY}")
+
+
+def _begun(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """Begin the caller's transaction if none is open: ours, being the first, would be the whole of it, and commit."""
+    if _must_begin(conn):
+        conn.execute("SELECT")
+    return conn
+
+
+async def _abegun(conn: psycopg.AsyncConnection[Any]) -> psycopg.AsyncConnection[Any]:
+    if _must_begin(conn):
+        await conn.execute("SELECT")
+    return conn
+
+
+def _must_begin(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    return not conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE
 
 
 def _is_async(given: Any) -> bool:

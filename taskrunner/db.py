@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, Connection
-from psycopg.rows import TupleRow
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+from psycopg.rows import TupleRow, tuple_row
 
 from taskrunner.errors import DatabaseUnreachable, SchemaBehind, TaskrunnerError
 
@@ -59,7 +59,7 @@ def run(conn: Connection[Any], work: Work[T]) -> T:
     """
     with translated():
         if isinstance(work, Op):
-            return work.read(_rows(conn.execute(work.sql, work.params, binary=True)))
+            return _execute(conn, work)
         with conn.transaction():
             return _drive(conn, work)
 
@@ -68,7 +68,7 @@ async def arun(conn: AsyncConnection[Any], work: Work[T]) -> T:
     """Execute `work` on an asynchronous connection; raises what `run` raises."""
     with translated():
         if isinstance(work, Op):
-            return work.read(await _arows(await conn.execute(work.sql, work.params, binary=True)))
+            return await _aexecute(conn, work)
         async with conn.transaction():
             return await _adrive(conn, work)
 
@@ -80,7 +80,7 @@ def _drive(conn: Connection[Any], steps: Steps[T]) -> T:
             op = steps.send(value)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
-        value = op.read(_rows(conn.execute(op.sql, op.params, binary=True)))
+        value = _execute(conn, op)
 
 
 async def _adrive(conn: AsyncConnection[Any], steps: Steps[T]) -> T:
@@ -90,15 +90,20 @@ async def _adrive(conn: AsyncConnection[Any], steps: Steps[T]) -> T:
             op = steps.send(value)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
-        value = op.read(await _arows(await conn.execute(op.sql, op.params, binary=True)))
+        value = await _aexecute(conn, op)
 
 
-def _rows(cursor: psycopg.Cursor[TupleRow]) -> Sequence[Row]:
-    return cursor.fetchall() if cursor.description is not None else ()
+# By cursors of our own: a connection of the user's may give dicts, or bind parameters on the client's side.
 
 
-async def _arows(cursor: psycopg.AsyncCursor[TupleRow]) -> Sequence[Row]:
-    return await cursor.fetchall() if cursor.description is not None else ()
+def _execute(conn: Connection[Any], op: Op[T]) -> T:
+    cursor = Cursor(conn, row_factory=tuple_row).execute(op.sql, op.params, binary=True)
+    return op.read(cursor.fetchall() if cursor.description is not None else ())
+
+
+async def _aexecute(conn: AsyncConnection[Any], op: Op[T]) -> T:
+    cursor = await AsyncCursor(conn, row_factory=tuple_row).execute(op.sql, op.params, binary=True)
+    return op.read(await cursor.fetchall() if cursor.description is not None else ())
 
 
 # OperationalErrors by class, after which the connection is well and the statement may be repeated.

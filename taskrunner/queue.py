@@ -94,7 +94,7 @@ class _Door:
 
 
 def _refuse(answer: Enqueued, on_conflict: OnConflict, row: NewTask) -> Enqueued:
-    if on_conflict == "error" and not answer.created:
+    if on_conflict == "error" and answer.id != row.id:  # the same id is this very enqueue, repeated
         raise Conflict(f"a live {row.type} has this key: task {answer.id}")
     return answer
 
@@ -124,12 +124,13 @@ def _result(view: TaskView) -> Any:
 
 
 def _looks(timeout: Duration | None) -> Iterator[float]:
-    """Yield the pauses between looks at a task, from 20 ms growing to 1 s, until the time is up."""
-    end = None if timeout is None else time.monotonic() + as_delay(timeout, "timeout").total_seconds()
+    """Yield the pauses after looks at a task, from 20 ms growing to 1 s; the last look is when the time is up."""
+    end = float("inf") if timeout is None else time.monotonic() + as_delay(timeout, "timeout").total_seconds()
     pause = 0.02
-    while end is None or time.monotonic() < end:
-        yield pause if end is None else max(0.0, min(pause, end - time.monotonic()))
+    while (left := end - time.monotonic()) > 0:
+        yield min(pause, left)
         pause = min(pause * 1.5, 1.0)
+    yield 0.0
 
 
 class TaskQueue(_Door):
