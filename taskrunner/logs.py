@@ -15,6 +15,9 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import Processor
 
+# Libraries whose infos are other people's debugging.
+_CHATTY = ("alembic", "apscheduler", "asyncio", "httpx")
+
 
 def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None:
     """Send everything of `level` or worse to `stream` (stderr); `format_` is text, json or auto (text on a terminal).
@@ -31,6 +34,10 @@ def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(
+            max(root.level, logging.WARNING) if root.level > logging.DEBUG else logging.DEBUG
+        )
     logging.captureWarnings(capture=True)
 
 

@@ -8,15 +8,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from taskrunner.cli import admin, dead, enqueue, init, queues, runners, schedules, start, status, tasks
 from taskrunner.errors import TaskrunnerError
 
+# As `--help` lists them: first steps, looking, steering, operating.
+ORDER = (
+    *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "runners"),
+    *("migrate", "maintain", "health", "config"),
+)
+
+
+class Ordered(TyperGroup):
+    """The commands in our order: typer alone puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names as `--help` lists them."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
     name="taskrunner",
+    cls=Ordered,
     help="Background tasks and recurring schedules, on PostgreSQL and nothing else.",
     epilog="Example: taskrunner start all",
     no_args_is_help=True,
@@ -43,7 +60,6 @@ def root(
     """Background tasks and recurring schedules, on PostgreSQL and nothing else."""
 
 
-# In this order `--help` lists them: first steps, looking, steering, operating.
 init.register(app)
 app.add_typer(start.app, name="start")
 status.register(app)

@@ -24,7 +24,10 @@ def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database; change nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring the database's schema up to this release; nothing happens when it is there already."""
+    """Bring the database up to this release.
+
+    Nothing happens when it is there already; processes may do it at the same time.
+    """
     from taskrunner import schema
     from taskrunner.access import database
     from taskrunner.console import waiting
@@ -43,7 +46,11 @@ def migrate(
 
 
 def maintain(as_json: AsJson = False) -> None:
-    """Do the maintenance once: rescue, partitions ahead of time, retention. A scheduler does it by itself."""
+    """Do the maintenance once.
+
+    Tasks of dead runners are taken back, partitions of history made ahead of time and dropped when their time is over.
+    A scheduler does all this by itself.
+    """
     import asyncio
     from dataclasses import asdict
 
@@ -70,8 +77,11 @@ def health(
     ready: Annotated[bool, typer.Option("--ready", help="Also: the schema is current and a runner is alive.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether the database answers; the exit code says why not: 4 unreachable, 5 schema behind, 1 no runner."""
-    from taskrunner import reads
+    """Say whether the database answers.
+
+    The exit code says why not: 4 the database is unreachable; with --ready also 5 its schema is behind, 1 no runner is
+    alive.
+    """
     from taskrunner.db import Op, scalar
     from taskrunner.errors import NotFound
 
@@ -80,6 +90,9 @@ def health(
             opened.run(Op("SELECT 1", {}, scalar))
             tell({"status": "ok"}, as_json, "ok")
             return
+
+        from taskrunner import reads  # costs half a second, which a probe need not pay
+
         alive = opened.run(reads.live_runners())
     if not alive:
         raise NotFound("no runner is alive: start one with `taskrunner start runner`")

@@ -19,8 +19,8 @@ def list_(as_json: AsJson = False) -> None:
     """List processes with their hosts, slots, queues and leases; one whose lease is over counts as dead."""
     from taskrunner import reads
     from taskrunner.cli.session import emit, session
-    from taskrunner.console import show_runners
+    from taskrunner.console import WIDE, screen, show_runners
 
     with session() as opened:
         found = opened.run(reads.runners())
-    emit(found, as_json, lambda: show_runners(found))
+    emit(found, as_json, lambda: show_runners(found, ids=screen().width >= WIDE))

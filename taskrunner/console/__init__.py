@@ -15,10 +15,11 @@ from taskrunner.console.lists import (
     show_settings,
     show_tasks,
 )
-from taskrunner.console.overview import show_status, status_line, watch
+from taskrunner.console.overview import WIDE, show_status, status_line, watch
 from taskrunner.console.screen import screen, waiting
 
 __all__ = [
+    "WIDE",
     "screen",
     "show_dead",
     "show_instants",

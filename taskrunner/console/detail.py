@@ -17,34 +17,37 @@ from taskrunner.reads import DeadView, TaskView
 
 def show_task(task: TaskView) -> RenderableType:
     """Return a task's fields, one a line, and its errors with their tracebacks below."""
-    facts = table("", "")
+    facts = table("name", "value", whole=("name",))
     facts.show_header = False
     facts.columns[0].style = "bold"
-    facts.columns[1].no_wrap, facts.columns[1].overflow = False, "fold"
     for name, value in _facts(task):
         facts.add_row(name, value)
     return Group(facts, *(line for number, error in enumerate(task.errors, 1) for line in _error(number, error)))
 
 
 def _facts(task: TaskView) -> Iterator[tuple[str, Text]]:
-    yield "id", cell(task.id)
-    yield "type", cell(task.type)
-    yield "state", cell(task.state, STYLES.get(task.state, ""))
+    yield "id", _cell(task.id)
+    yield "type", _cell(task.type)
+    yield "state", _cell(task.state, STYLES.get(task.state, ""))
     if isinstance(task, DeadView) and task.requeued_as is not None:
-        yield "requeued as", cell(task.requeued_as)
-    yield "queue", cell(f"{task.queue}, priority {task.priority}, tenant {task.tenant}")
-    yield "tries", cell(f"{task.tries} failed, {task.crashes} crashes")
-    yield "payload", cell(_json(task.payload))
+        yield "requeued as", _cell(task.requeued_as)
+    yield "queue", _cell(f"{task.queue}, priority {task.priority}, tenant {task.tenant}")
+    yield "tries", _cell(f"{task.tries} failed, {task.crashes} crashes")
+    yield "payload", _cell(_json(task.payload))
     for name in ("created_at", "maturity_at", "started_at", "finished_at"):
         if (instant := getattr(task, name)) is not None:
-            yield name.replace("_", " "), cell(stamp(instant))
+            yield name.replace("_", " "), _cell(stamp(instant))
     if task.started_at is not None and task.finished_at is not None:
-        yield "took", cell(span((task.finished_at - task.started_at).total_seconds()))
+        yield "took", _cell(span((task.finished_at - task.started_at).total_seconds()))
     if task.runner_id is not None:
-        yield "runner", cell(task.runner_id)
+        yield "runner", _cell(task.runner_id)
     for name in ("result", "progress", "meta"):
         if (value := getattr(task, name)) not in (None, {}):
-            yield name, cell(_json(value))
+            yield name, _cell(_json(value))
+
+
+def _cell(value: object, style: str = "") -> Text:
+    return cell(value, style, fold=True)
 
 
 def _json(value: Any) -> str:
@@ -53,6 +56,6 @@ def _json(value: Any) -> str:
 
 def _error(number: int, error: dict[str, Any]) -> Iterator[Text]:
     yield Text()
-    yield cell(f"error {number}, {error.get('at') or 'at an unknown time'}: {error.get('message', '')}", "bold red")
+    yield _cell(f"error {number}, {error.get('at') or 'at an unknown time'}: {error.get('message', '')}", "bold red")
     for line in str(error.get("traceback") or "").splitlines():
-        yield cell(line, "dim")
+        yield _cell(line, "dim")

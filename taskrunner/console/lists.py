@@ -22,7 +22,16 @@ def show_tasks(tasks: Sequence[TaskView], now: datetime) -> RenderableType:
     if not tasks:
         return Text("no tasks")
     made = table(
-        "id", "state", "type", "queue", "tries", "age", "due", right=("tries", "age", "due"), whole=("id", "state")
+        "id",
+        "state",
+        "type",
+        "queue",
+        "tries",
+        "age",
+        "due",
+        right=("tries", "age", "due"),
+        whole=("id", "state"),
+        gap=1,
     )
     for task in tasks:
         state = cell(task.state, STYLES.get(task.state, ""))
@@ -37,7 +46,7 @@ def show_dead(letters: Sequence[DeadView], now: datetime) -> RenderableType:
     """Return dead letters as a table, each with its last error."""
     if not letters:
         return Text("no dead letters")
-    made = table("id", "type", "tries", "died", "last error", right=("tries", "died"), whole=("id",))
+    made = table("id", "type", "tries", "died", "last error", right=("tries", "died"), whole=("id",), gap=1)
     for letter in letters:
         error = str(letter.errors[-1].get("message", "")) if letter.errors else ""
         if letter.requeued_as is not None:
@@ -46,23 +55,18 @@ def show_dead(letters: Sequence[DeadView], now: datetime) -> RenderableType:
     return made
 
 
-def show_runners(runners: Sequence[Runner], *, brief: bool = False) -> RenderableType:
-    """Return processes as a table: the brief one has no ids and no types."""
+def show_runners(runners: Sequence[Runner], *, ids: bool = True) -> RenderableType:
+    """Return processes as a table; the ids need a line of some length."""
     if not runners:
         return Text("no runner is registered: start one with `taskrunner start all`")
-    ends = () if brief else ("id",)
-    made = table(
-        "kind", "host", "pid", "running", "strays", "lease", "queues", *ends,
-        right=("pid", "running", "strays", "lease"), whole=("kind", "id"),
-    )  # fmt: skip
+    columns = ("kind", "host", "pid", "running", "strays", "lease", "queues", "id")
+    figures = ("pid", "running", "strays", "lease")
+    made = table(*(columns if ids else columns[:-1]), right=figures, whole=("kind", "id"))
     for one in runners:
         lease = cell(span(one.lease_seconds)) if one.alive else cell("dead", "bold red")
         strays = cell(one.strays, "bold red" if one.strays else "")
-        identity = () if brief else (str(one.id),)
-        made.add_row(
-            cell(one.kind), cell(one.host), str(one.pid), f"{one.running}/{one.slots}", strays, lease,
-            cell(",".join(one.queues)), *identity,
-        )  # fmt: skip
+        shown = (cell(one.kind), cell(one.host), str(one.pid), f"{one.running}/{one.slots}", strays, lease)
+        made.add_row(*shown, cell(",".join(one.queues)), *([str(one.id)] if ids else []))
     return made
 
 

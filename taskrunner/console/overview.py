@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from taskrunner.console.lists import show_queues, show_runners, show_schedules
@@ -15,6 +14,7 @@ from taskrunner.console.screen import cell, table
 from taskrunner.console.words import figure, span, stamp, until
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.reads import Counts, Status, TypeCounts
+from taskrunner.states import HISTORY
 
 # Full words where there is room for them; at 80 columns the types need it more.
 WIDE = 110
@@ -32,7 +32,7 @@ def show_status(status: Status, now: datetime, *, width: int, rows: int | None =
     few = SCHEDULES if rows is None else 3
     parts: list[RenderableType] = [_totals(status.tasks), Text()]
     parts += [_types(status, now, width, rows), *_unregistered(status.types), Text()]
-    parts += [show_runners(status.runners[:few] if rows else status.runners, brief=True), Text()]
+    parts += [show_runners(status.runners[:few] if rows else status.runners, ids=False), Text()]
     parts += [show_queues(status.queues[:few] if rows else status.queues)]
     if status.schedules:
         parts += [Text(), show_schedules(status.schedules[:few], now)]
@@ -85,25 +85,15 @@ def _looks(look: Look) -> Iterator[tuple[Status, datetime, str]]:
 
 
 def _totals(counts: Counts) -> RenderableType:
-    lines = Table.grid(padding=(0, 2, 0, 0))
-    lines.add_row(
-        Text("now", "bold"),
-        _count("pending", counts.pending, f" ({counts.due:,} due, {counts.retrying:,} retrying)"),
-        _count("running", counts.running),
-        _count("blocked", counts.blocked),
-        _count("dead", counts.dead, style="bold red" if counts.dead else ""),
+    live = (
+        Text("now ", "bold"),
+        Text(f"pending {figure(counts.pending)} ({figure(counts.due)} due, {figure(counts.retrying)} retrying)"),
+        Text(f"running {figure(counts.running)}"),
+        Text(f"blocked {figure(counts.blocked)}"),
+        Text(f"dead {figure(counts.dead)}", "bold red" if counts.dead else ""),
     )
-    lines.add_row(
-        Text("24 h", "bold"),
-        _count("succeeded", counts.succeeded),
-        _count("ignored", counts.ignored),
-        _count("cancelled", counts.cancelled),
-    )
-    return lines
-
-
-def _count(name: str, count: int, more: str = "", style: str = "") -> Text:
-    return Text(f"{name} {figure(count)}{more}", style)
+    day = (Text("24 h", "bold"), *(Text(f"{name} {figure(getattr(counts, name))}") for name in HISTORY))
+    return Group(Text("  ").join(live), Text("  ").join(day))
 
 
 def _types(status: Status, now: datetime, width: int, rows: int | None) -> RenderableType:

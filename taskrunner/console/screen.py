@@ -24,25 +24,24 @@ def screen(*, error: bool = False) -> Console:
     return console
 
 
-def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
-    """Return an empty table; columns in `right` hold figures, those in `whole` are never shortened."""
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+def table(*columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = (), gap: int = 2) -> Table:
+    """Return an empty table; columns in `right` hold figures; those in `whole` are cut last."""
+    made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     for name in columns:
+        # rich takes space from the columns that may wrap, the widest first; cells that may not wrap are then cut.
         fixed = name in right or name in whole
-        made.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=True,
-            overflow="fold" if fixed else "ellipsis",
-            min_width=None if fixed else min(len(name), 8),
-        )
+        made.add_column(cell(name), justify="right" if name in right else "left", no_wrap=fixed)
     return made
 
 
-def cell(value: object, style: str = "") -> Text:
-    """Return a value for a terminal: a character that would move its cursor or change its colours becomes `�`."""
+def cell(value: object, style: str = "", *, fold: bool = False) -> Text:
+    """Return a value for a terminal, on one line, cut where it must be, or folded into lines that hold it all.
+
+    A character that would move the cursor or change its colours becomes `�`.
+    """
     text = "" if value is None else str(value)
-    return Text("".join(letter if letter.isprintable() else "�" for letter in text), style)
+    safe = "".join(letter if letter.isprintable() else "�" for letter in text)
+    return Text(safe, style, no_wrap=not fold, overflow="fold" if fold else "ellipsis")
 
 
 @contextmanager

@@ -8,17 +8,14 @@ _UNITS = ((86_400, "d", 48 * 3_600), (3_600, "h", 7_200), (60, "m", 120))
 
 
 def figure(count: int) -> str:
-    """Write a count in at most six letters: `98,765`, `1.23M`."""
+    """Write a count in at most six letters, rounded down: `98,765`, `123k`, `1.23M`."""
     if count < 100_000:
         return f"{count:,}"
-    for size, unit in ((10**9, "G"), (10**6, "M")):
-        if count >= size:
-            return f"{count / size:.{_places(count // size)}f}{unit}"
-    return f"{count // 1000}k"
-
-
-def _places(whole: int) -> int:
-    return 2 if whole < 10 else 1 if whole < 100 else 0
+    if count < 10**6:
+        return f"{count // 1000}k"
+    size, unit = (10**9, "G") if count >= 10**9 else (10**6, "M")
+    places = max(0, 3 - len(str(count // size)))
+    return f"{count * 10**places // size / 10**places:.{places}f}{unit}"
 
 
 def span(seconds: float | None) -> str:
