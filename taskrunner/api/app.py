@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from taskrunner.api import pages, problems
+from taskrunner.api.body import BodyLimit
 from taskrunner.api.door import Door
 from taskrunner.api.headers import SafeHeaders
 from taskrunner.api.routes import monitor, tasks
@@ -17,9 +18,6 @@ from taskrunner.api.routes.describe import BEARER, refusals
 from taskrunner.api.security import Guard
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
-
-MAX_BODY = 16 * 2**20
-"""Bytes of a request's body at most."""
 
 DESCRIPTION = """Add tasks, look at them, steer them. Every error is `application/problem+json` (RFC 9457).
 
@@ -50,11 +48,12 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=MAX_BODY,
         lifespan=_open_door,
     )
     app.state.door = Door(settings, registry, url)
+    app.state.routers = [tasks.router, monitor.open_router, monitor.router]
     problems.install(app)
+    app.add_middleware(BodyLimit)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(SafeHeaders)  # added last, it is outermost
     asked = [Depends(BEARER)] if settings.api_token else []

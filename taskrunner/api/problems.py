@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from taskrunner.api.headers import HEADERS
 from taskrunner.errors import (
@@ -64,7 +65,6 @@ INVALID = Kind(422, "invalid-request", "The request is not as described")
 _ADVICE = {
     404: "there is nothing at {path}: /docs lists what there is",
     405: "{path} does not take {method}",
-    413: "the body is too large: keep large data elsewhere and pass a reference",
 }
 
 
@@ -129,9 +129,18 @@ def _field(path: Sequence[int | str], message: str) -> dict[str, str]:
 async def _of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     detail = error.detail
-    if detail == HTTPStatus(error.status_code).phrase or error.status_code == 413:
+    if detail == HTTPStatus(error.status_code).phrase:
         detail = _ADVICE.get(error.status_code, detail).format(path=request.url.path, method=request.method)
-    return problem(request, error.status_code, detail, headers=error.headers)
+    headers = {**(error.headers or {}), **_allowed(request)} if error.status_code == 405 else error.headers
+    return problem(request, error.status_code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """All methods of the path (RFC 9110, 15.5.6); the framework names those of the first route that it meets."""
+    routes = [route for router in request.app.state.routers for route in router.routes]
+    there = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    methods = sorted({method for route in there for method in route.methods})
+    return {"Allow": ", ".join(methods)} if methods else {}
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
