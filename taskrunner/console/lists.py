@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from rich.console import RenderableType
 from rich.text import Text
 
-from taskrunner.console.screen import cell, table
+from taskrunner.console.screen import Name, cell, table
 from taskrunner.console.words import figure, since, span, until
 from taskrunner.reads import DeadView, Queue, Runner, Schedule, TaskView
 from taskrunner.settings import Setting
@@ -37,7 +37,7 @@ def show_tasks(tasks: Sequence[TaskView], now: datetime) -> RenderableType:
         state = cell(task.state, STYLES.get(task.state, ""))
         due = until(task.maturity_at, now) if task.state == "pending" else ""
         made.add_row(
-            str(task.id), state, cell(task.type), cell(task.queue), str(task.tries), since(task.created_at, now), due
+            str(task.id), state, Name(task.type), Name(task.queue), str(task.tries), since(task.created_at, now), due
         )
     return made
 
@@ -51,7 +51,7 @@ def show_dead(letters: Sequence[DeadView], now: datetime) -> RenderableType:
         error = str(letter.errors[-1].get("message", "")) if letter.errors else ""
         if letter.requeued_as is not None:
             error = f"requeued as {letter.requeued_as}"
-        made.add_row(str(letter.id), cell(letter.type), str(letter.tries), since(letter.finished_at, now), cell(error))
+        made.add_row(str(letter.id), Name(letter.type), str(letter.tries), since(letter.finished_at, now), cell(error))
     return made
 
 
@@ -65,7 +65,7 @@ def show_runners(runners: Sequence[Runner], *, ids: bool = True) -> RenderableTy
     for one in runners:
         lease = cell(span(one.lease_seconds)) if one.alive else cell("dead", "bold red")
         strays = cell(one.strays, "bold red" if one.strays else "")
-        shown = (cell(one.kind), cell(one.host), str(one.pid), f"{one.running}/{one.slots}", strays, lease)
+        shown = (cell(one.kind), Name(one.host), str(one.pid), f"{one.running}/{one.slots}", strays, lease)
         made.add_row(*shown, cell(",".join(one.queues)), *([str(one.id)] if ids else []))
     return made
 
@@ -81,7 +81,7 @@ def show_queues(queues: Sequence[Queue]) -> RenderableType:
     for one in queues:
         notes = [note for note, holds in (("paused", one.paused), ("fair", one.fair)) if holds]
         made.add_row(
-            cell(one.name), figure(one.pending), figure(one.due), figure(one.running), str(one.runners),
+            Name(one.name), figure(one.pending), figure(one.due), figure(one.running), str(one.runners),
             span(one.oldest_due_seconds), cell(" ".join(notes), "yellow"),
         )  # fmt: skip
     return made
@@ -95,7 +95,7 @@ def show_schedules(schedules: Sequence[Schedule], now: datetime) -> RenderableTy
     for one in schedules:
         due = "" if one.paused else until(one.next_tick_at, now)
         made.add_row(
-            cell(one.name), cell(one.type), cell(one.description), due, since(one.last_tick_at, now), _flags(one)
+            Name(one.name), Name(one.type), cell(one.description), due, since(one.last_tick_at, now), _flags(one)
         )
     return made
 

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from taskrunner.console.lists import show_queues, show_runners, show_schedules
-from taskrunner.console.screen import cell, table
+from taskrunner.console.screen import Name, cell, table
 from taskrunner.console.words import figure, span, stamp, until
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.reads import Counts, Status, TypeCounts
@@ -109,8 +109,8 @@ def _types(status: Status, now: datetime, width: int, rows: int | None) -> Rende
     return made if not hidden else Group(made, _more(hidden, "taskrunner status"))
 
 
-def _row(one: TypeCounts, now: datetime) -> Iterator[Text]:
-    yield cell(f"{'! ' if one.unregistered else ''}{one.type}", "yellow" if one.unregistered else "")
+def _row(one: TypeCounts, now: datetime) -> Iterator[RenderableType]:
+    yield Name(one.type, "yellow", "! ") if one.unregistered else Name(one.type)
     for name in FIGURES:
         count = getattr(one, name)
         yield Text(figure(count), "dim" if not count else "bold red" if name == "dead" else "")

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -42,6 +44,26 @@ def cell(value: object, style: str = "", *, fold: bool = False) -> Text:
     text = "" if value is None else str(value)
     safe = "".join(letter if letter.isprintable() else "�" for letter in text)
     return Text(safe, style, no_wrap=not fold, overflow="fold" if fold else "ellipsis")
+
+
+class Name:
+    """A name on one line; where it is too long its head is cut off, since names of one project differ at their ends."""
+
+    def __init__(self, name: str, style: str = "", mark: str = "") -> None:
+        self._text, self._style, self._mark = cell(name).plain, style, mark
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Tell the table how wide it is."""
+        return Measurement(len(self._mark) + 1, len(self._mark) + cell_len(self._text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Return it as it fits."""
+        room, tail = options.max_width - len(self._mark), self._text
+        if cell_len(tail) > room:
+            while tail and cell_len(tail) >= room:
+                tail = tail[1:]
+            tail = f"…{tail}"
+        yield Text(f"{self._mark}{tail}", self._style, no_wrap=True, overflow="crop")
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def test_everything_is_readable_at_80_columns(name: str) -> None:
 
 def test_no_name_moves_the_cursor_or_changes_a_colour() -> None:
     for shown in everything(HOSTILE):
-        written = text(shown)
+        written = text(shown, 300)
         assert not {"\x1b", "\x07", "\r", "\u202e"} & set(written)
         assert "[red]" in written
 
@@ -121,8 +121,15 @@ def test_ids_and_figures_are_never_cut_off_at_80_columns() -> None:
     assert str(one.id) in text(show_tasks([one], NOW))
     assert "succeeded" in text(show_tasks([one], NOW))
     for line in text(show_status(full(LONG), NOW, width=80)).splitlines():
-        if "a.very" in line and "12.3M" in line:
+        if "name." in line and "12.3M" in line:
             assert line.split().count("12.3M") == 7
+
+
+def test_long_names_are_told_apart_by_their_ends() -> None:
+    written = text(show_status(full(LONG), NOW, width=80))
+    assert "…" in written
+    for end in ("0 ", "1 ", "2 "):
+        assert f".long.name.{end}" in written
 
 
 def test_a_payload_is_shown_whole_however_narrow_the_terminal() -> None:
