@@ -101,7 +101,10 @@ def health(
 
 @config.command(epilog="Example: taskrunner config show --json")
 def show(as_json: AsJson = False) -> None:
-    """Show every setting with its value and where that came from; secrets are masked."""
+    """Show every setting with its source.
+
+    Secrets are masked.
+    """
     from taskrunner.console import show_settings
     from taskrunner.settings import explain, load
 
@@ -111,7 +114,10 @@ def show(as_json: AsJson = False) -> None:
 
 @config.command(epilog="Example: taskrunner config check")
 def check(as_json: AsJson = False) -> None:
-    """Check the settings and import the task types, without starting anything; print the types."""
+    """Check the settings and the task types.
+
+    The tasks folder is imported, nothing is started; the types are printed.
+    """
     from taskrunner.registry import discover
     from taskrunner.settings import load
 

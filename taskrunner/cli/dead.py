@@ -24,7 +24,10 @@ def list_(
     requeued: Requeued = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the dead letters that nobody has dealt with, the newest first."""
+    """List dead letters, the newest first.
+
+    Those that were requeued are left out, unless --all is given.
+    """
     from taskrunner import reads
     from taskrunner.cli.options import since as since_when
     from taskrunner.cli.session import emit, session, talk
@@ -58,7 +61,10 @@ def show(id_: TaskId, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: taskrunner dead requeue 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
 def requeue(id_: TaskId, as_json: AsJson = False) -> None:
-    """Make a new pending task of a dead letter, with tries 0; its id is printed."""
+    """Make a new task of a dead letter.
+
+    It is pending, with tries 0, and linked to the old one; its id is printed.
+    """
     from uuid_utils.compat import uuid7
 
     from taskrunner.cli.session import session, tell
@@ -71,7 +77,7 @@ def requeue(id_: TaskId, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: taskrunner dead delete 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --yes")
 def delete(id_: TaskId, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Delete a dead letter for good, with its payload and its errors."""
+    """Delete a dead letter for good."""
     from taskrunner.cli.session import confirm, session, tell
     from taskrunner.store import steering
 

@@ -27,7 +27,10 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: taskrunner queues pause mail")
 def pause(name: Name, as_json: AsJson = False) -> None:
-    """Let no runner take tasks from a queue; what runs goes on. A queue may be paused before its first task."""
+    """Let no runner take tasks from a queue.
+
+    What runs goes on. A queue may be paused before its first task.
+    """
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 

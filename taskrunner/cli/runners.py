@@ -16,7 +16,10 @@ def runners() -> None:
 
 @app.command("list", epilog="Example: taskrunner runners list")
 def list_(as_json: AsJson = False) -> None:
-    """List processes with their hosts, slots, queues and leases; one whose lease is over counts as dead."""
+    """List processes and their leases.
+
+    One whose lease is over counts as dead: its tasks are taken back.
+    """
     from taskrunner import reads
     from taskrunner.cli.session import emit, session
     from taskrunner.console import WIDE, screen, show_runners

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from taskrunner.store.schedule import Known
     from taskrunner.triggers import Trigger
 
-app = typer.Typer(help="List and steer schedules, add and remove them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, steer, add and remove schedules.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
 Tenant = Annotated[str, typer.Option(help="Whose schedule it is.")]
@@ -38,7 +38,10 @@ def next_(
     tenant: Tenant = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Print the next due times, in the schedule's own time zone and in UTC; of a paused one, those after a resume."""
+    """Print the next due times.
+
+    They are in the schedule's own time zone and in UTC; of a paused one, those after a resume now.
+    """
     from taskrunner.cli.session import emit, session
     from taskrunner.console import show_instants
     from taskrunner.store import timetable
@@ -51,7 +54,7 @@ def next_(
 
 @app.command(epilog="Example: taskrunner schedules pause DailyReport")
 def pause(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None:
-    """Let a schedule make no tasks until it is resumed."""
+    """Let a schedule make no tasks."""
     from taskrunner.cli.session import session, tell
     from taskrunner.store import timetable
 
@@ -62,7 +65,10 @@ def pause(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> No
 
 @app.command(epilog="Example: taskrunner schedules resume DailyReport")
 def resume(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None:
-    """Let a paused schedule go on, with its first due time after now."""
+    """Let a paused schedule go on.
+
+    It goes on with its first due time after now: what it would have made meanwhile is not made up for.
+    """
     from taskrunner.cli.session import session, tell
     from taskrunner.store import timetable
 
@@ -74,7 +80,10 @@ def resume(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> N
 
 @app.command(epilog="Example: taskrunner schedules run DailyReport")
 def run(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None:
-    """Add a task as the schedule would, now and beside its ticks; print its id."""
+    """Add a task as the schedule would, now.
+
+    Its ticks stay as they are. The task's id is printed.
+    """
     from taskrunner.cli.session import session, tell
     from taskrunner.settings import load
     from taskrunner.store import timetable
@@ -101,7 +110,10 @@ def add(
     jitter: Annotated[str | None, typer.Option(help="Delay each tick by up to this: 30, 5m.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a schedule at run time; it ticks while a scheduler knows the task type."""
+    """Add a schedule at run time.
+
+    It ticks while a scheduler runs that knows the task type.
+    """
     from taskrunner.cli.options import duration, instant
     from taskrunner.cli.session import session, tell
     from taskrunner.errors import InvalidArgument
@@ -136,7 +148,10 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a schedule that was added at run time, or whose code is gone; tasks that it has made stay."""
+    """Remove a schedule.
+
+    It must have been added at run time, or its code be gone. Tasks that it has made stay.
+    """
     from taskrunner.cli.session import confirm, session, tell
     from taskrunner.store import timetable
 

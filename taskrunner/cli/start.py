@@ -12,9 +12,7 @@ from taskrunner.cli.session import check_schema, talk
 
 ALL = ("scheduler", "runner", "api")
 
-app = typer.Typer(
-    help="Start processes; SIGTERM and Ctrl-C let running tasks finish.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="Start the processes that do the work.", no_args_is_help=True, rich_markup_mode=None)
 
 Queues = Annotated[str | None, typer.Option(help="Queues to take from, with weights: mail:2,default.")]
 Concurrency = Annotated[str | None, typer.Option(metavar="N", help="Tasks that one runner process runs at once.")]
@@ -37,7 +35,10 @@ def all_(
     log_level: Level = None,
     log_format: Format = None,
 ) -> None:
-    """Start scheduler, runner and API under one supervisor; the schema is migrated first."""
+    """Start scheduler, runner and API together.
+
+    The schema is migrated first. SIGTERM and Ctrl-C let running tasks finish; a second one releases them at once.
+    """
     flags = {
         "queues": queues,
         "concurrency": concurrency,
@@ -60,7 +61,10 @@ def runner(
     log_level: Level = None,
     log_format: Format = None,
 ) -> None:
-    """Start runners: they claim tasks and run them."""
+    """Start runners: they claim tasks and run them.
+
+    SIGTERM and Ctrl-C let running tasks finish; a second one releases them at once.
+    """
     flags = {
         "queues": queues,
         "concurrency": concurrency,
@@ -74,7 +78,10 @@ def runner(
 
 @app.command(epilog="Example: taskrunner start scheduler")
 def scheduler(grace: Grace = None, log_level: Level = None, log_format: Format = None) -> None:
-    """Start a scheduler: it turns schedules into tasks and does the maintenance."""
+    """Start a scheduler.
+
+    It turns schedules into tasks, and does the maintenance. There may be any number.
+    """
     _start(("scheduler",), {"grace": grace, "log_level": log_level, "log_format": log_format})
 
 

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(watch: Watch = False, as_json: AsJson = False) -> None:
-    """Show tasks by type, runners, queues and schedules.
+    """Show tasks, runners, queues and schedules.
 
     Pending tasks include due and retrying ones; what ended counts for 24 hours, dead tasks until somebody deals with
     them.

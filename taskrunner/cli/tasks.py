@@ -53,7 +53,7 @@ def list_(
 
 @app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --json")
 def show(id_: TaskId, as_json: AsJson = False) -> None:
-    """Show all that is known of one task: payload, times, result, errors with their tracebacks."""
+    """Show one task with its result and errors."""
     from taskrunner import reads
     from taskrunner.cli.session import emit, session
     from taskrunner.console import show_task
@@ -68,7 +68,10 @@ def show(id_: TaskId, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: taskrunner tasks cancel 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
 def cancel(id_: TaskId, as_json: AsJson = False) -> None:
-    """Cancel a waiting task, or ask the runner of a running one to stop it."""
+    """Cancel a task.
+
+    A waiting one is cancelled at once; the runner of a running one is asked to stop it.
+    """
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
@@ -80,7 +83,10 @@ def cancel(id_: TaskId, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: taskrunner tasks retry 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
 def retry(id_: TaskId, as_json: AsJson = False) -> None:
-    """Make a pending task due now, or requeue a dead one under a new id, which is printed."""
+    """Let a task run now.
+
+    A pending task becomes due. A dead one is requeued under a new id, which is printed.
+    """
     from uuid_utils.compat import uuid7
 
     from taskrunner.cli.session import session, tell
@@ -113,7 +119,10 @@ def reschedule(id_: TaskId, delay: Delay = None, at: At = None, as_json: AsJson 
 
 @app.command(epilog="Example: taskrunner tasks delete 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
 def delete(id_: TaskId, as_json: AsJson = False) -> None:
-    """Take a waiting task back: it ends as cancelled. (Dead ones: `taskrunner dead delete`.)"""
+    """Take a waiting task back.
+
+    It ends as cancelled. Dead letters are deleted by `taskrunner dead delete`.
+    """
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
