@@ -16,7 +16,7 @@ import structlog
 from structlog.typing import Processor
 
 # Libraries whose infos are other people's debugging.
-_CHATTY = ("alembic", "apscheduler", "asyncio", "httpx")
+_CHATTY = ("alembic", "apscheduler", "asyncio", "httpx", "uvicorn.error")
 
 
 def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None:
@@ -72,6 +72,7 @@ def _text(terminal: bool) -> list[Processor]:
 
 def _process_id(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["pid"] = os.getpid()
+    event.pop("color_message", None)  # uvicorn's second copy of its message
     return event
 
 
