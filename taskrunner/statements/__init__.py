@@ -1,5 +1,5 @@
 """Every hot statement, as a constant: text here, parameters and reading in `taskrunner.store`.
 
-`task` holds a task's life in its order (ADD, CYCLE, RETRY, BURY, RELEASE, RESCUE …), `runner` the leases,
-`schedule` the ticks, `history` partitions and retention. Every change RETURNs whom it concerned.
+`enqueue` and `task` hold a task's life in its order (ADD; CYCLE, RETRY, SNOOZE, BURY, RELEASE …), `runner` leases and
+rescue, `steering` what people do, `schedule` the ticks, `history` partitions and retention. Every change RETURNs whom it concerned.
 """

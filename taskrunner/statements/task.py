@@ -1,87 +1,8 @@
-"""The life of a task in SQL, in the order of that life.
+"""The life of a task in SQL, in the order of that life: claimed, ended, sent back, buried; `enqueue` has its birth.
 
 Every write after a claim carries the fence: `id`, `claim_no` and `runner_id` match and the state is `running`.
 Rows that somebody else has locked are skipped (`SKIP LOCKED`), so that one foreign lock never stalls a batch; the
 store reports them as left over, and they are tried again.
-"""
-
-# Keep the caller's idempotency key, unless it is taken and has not expired.
-KEEP_IDEMPOTENCY_KEY = """
-INSERT INTO taskrunner.idempotency_key AS k (tenant, type, key, task_id, expires_at)
-VALUES (%(tenant)s, %(type)s, %(key)s, %(task_id)s, taskrunner.clock() + %(retention)s)
-ON CONFLICT (tenant, type, key) DO UPDATE
-   SET task_id = EXCLUDED.task_id, expires_at = EXCLUDED.expires_at
- WHERE k.expires_at < taskrunner.clock() OR k.task_id = EXCLUDED.task_id
-RETURNING k.task_id
-"""
-
-IDEMPOTENT_TASK = """
-SELECT k.task_id FROM taskrunner.idempotency_key k
- WHERE k.tenant = %(tenant)s AND k.type = %(type)s AND k.key = %(key)s
-"""
-
-# The conflicting task was there first: the idempotency key stands for it from now on.
-MOVE_IDEMPOTENCY_KEY = """
-UPDATE taskrunner.idempotency_key k SET task_id = %(to_id)s
- WHERE k.tenant = %(tenant)s AND k.type = %(type)s AND k.key = %(key)s AND k.task_id = %(task_id)s
-"""
-
-# DO NOTHING covers both arbiters: the id (a repeat) and the unique key (a live task of the same key).
-# A live row under an old name of the type counts as the type; %(aliases)s is {"name": ["old name", …]}.
-ADD = """
-INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, unique_key, meta,
-                             requeued_from, schedule_id, tick_at, maturity_at, created_at)
-SELECT n.id, n.tenant, n.queue, n.type, n.priority, n.payload::jsonb, n.max_retries, n.unique_key, n.meta::jsonb,
-       n.requeued_from, n.schedule_id, n.tick_at,
-       coalesce(n.at, taskrunner.clock() + make_interval(secs => n.delay)), taskrunner.clock()
-  FROM unnest(%(ids)s::uuid[], %(tenants)s::text[], %(queues)s::text[], %(types)s::text[], %(priorities)s::int[],
-              %(payloads)s::text[], %(max_retries)s::int[], %(unique_keys)s::text[], %(metas)s::text[],
-              %(requeued_froms)s::uuid[], %(schedule_ids)s::uuid[], %(tick_ats)s::timestamptz[],
-              %(ats)s::timestamptz[], %(delays)s::float8[])
-       AS n(id, tenant, queue, type, priority, payload, max_retries, unique_key, meta,
-            requeued_from, schedule_id, tick_at, at, delay)
- WHERE n.unique_key IS NULL OR %(aliases)s::jsonb -> n.type IS NULL OR NOT EXISTS (
-       SELECT FROM taskrunner.task old
-        WHERE old.tenant = n.tenant AND old.unique_key = n.unique_key
-          AND old.type IN (SELECT jsonb_array_elements_text(%(aliases)s::jsonb -> n.type)))
-ON CONFLICT DO NOTHING
-RETURNING id, queue, priority, extract(epoch FROM maturity_at - taskrunner.clock())::float8 AS due_in
-"""
-
-# Of freshly inserted ids, those that had ended already: a repeat of an enqueue whose first reply was lost.
-# It must be a statement of its own, after ADD: one snapshot for both would miss a task that ends in between.
-# UUIDv7 ids tell the day they were made, so that only the partitions since then are looked into.
-ALREADY_ENDED = """
-SELECT h.id FROM taskrunner.task_history h
- WHERE h.id = ANY(%(ids)s::uuid[]) AND h.finished_at >= %(since)s
-UNION ALL
-SELECT d.id FROM taskrunner.dead_letter d WHERE d.id = ANY(%(ids)s::uuid[])
-"""
-
-TAKE_BACK = "DELETE FROM taskrunner.task t WHERE t.id = ANY(%(ids)s::uuid[]) RETURNING t.id"
-
-# Who stands in the way of the tasks that ADD did not insert: the same id, the live task of the same key or tick.
-INCUMBENT = """
-SELECT n.id, coalesce(same.id, keyed.id, ticked.id, ended.id, dead.id)
-  FROM unnest(%(ids)s::uuid[], %(tenants)s::text[], %(types)s::text[], %(unique_keys)s::text[],
-              %(schedule_ids)s::uuid[], %(tick_ats)s::timestamptz[])
-       AS n(id, tenant, type, unique_key, schedule_id, tick_at)
-  LEFT JOIN taskrunner.task same ON same.id = n.id
-  LEFT JOIN LATERAL (
-       SELECT t.id FROM taskrunner.task t
-        WHERE t.tenant = n.tenant AND t.unique_key = n.unique_key
-          AND (t.type = n.type OR t.type IN (SELECT jsonb_array_elements_text(%(aliases)s::jsonb -> n.type)))
-        LIMIT 1) keyed ON n.unique_key IS NOT NULL
-  LEFT JOIN taskrunner.task ticked ON ticked.schedule_id = n.schedule_id AND ticked.tick_at = n.tick_at
-  LEFT JOIN LATERAL (
-       SELECT h.id FROM taskrunner.task_history h
-        WHERE h.id = n.id AND h.finished_at >= %(since)s LIMIT 1) ended ON true
-  LEFT JOIN taskrunner.dead_letter dead ON dead.id = n.id
-"""
-
-# Tell the runners: queue, priority and the seconds until maturity by the database's clock. Sent at commit.
-NOTIFY = """
-SELECT pg_notify('taskrunner', n.message) FROM unnest(%(messages)s::text[]) AS n(message)
 """
 
 # Counts what `ended` returns, in the same statement, so that counts and history always agree. A part of others.

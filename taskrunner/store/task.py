@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, column, nothing, scalar
+from taskrunner.statements import enqueue
 from taskrunner.statements import task as sql
 
 BOUNDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0]
@@ -156,7 +157,7 @@ def add(
     known = {name: list(old) for name, old in (aliases or {}).items()}
     answers = yield from _insert({task.id: task for task in tasks}, known, notify)
     if idempotency is not None and not answers[tasks[0].id].created:
-        yield _key_op(sql.MOVE_IDEMPOTENCY_KEY, tasks[0], idempotency, to_id=answers[tasks[0].id].id)
+        yield _key_op(enqueue.MOVE_IDEMPOTENCY_KEY, tasks[0], idempotency, to_id=answers[tasks[0].id].id)
     seen: set[UUID] = set()
     return [_answer(answers[task.id], task.id, seen) for task in tasks]
 
@@ -169,10 +170,10 @@ def _answer(answer: Enqueued, asked: UUID, seen: set[UUID]) -> Enqueued:
 
 
 def _keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
-    kept = yield _key_op(sql.KEEP_IDEMPOTENCY_KEY, task, idempotency, retention=idempotency.retention)
+    kept = yield _key_op(enqueue.KEEP_IDEMPOTENCY_KEY, task, idempotency, retention=idempotency.retention)
     if kept is not None:
         return None
-    earlier: UUID | None = yield _key_op(sql.IDEMPOTENT_TASK, task, idempotency)
+    earlier: UUID | None = yield _key_op(enqueue.IDEMPOTENT_TASK, task, idempotency)
     return earlier
 
 
@@ -187,14 +188,14 @@ def _insert(
     answers: dict[UUID, Enqueued] = {}
     inserted: list[Due] = []
     while waiting:
-        rows = yield Op(sql.ADD, _add_params(list(waiting.values()), aliases), _dues)
+        rows = yield Op(enqueue.ADD, _add_params(list(waiting.values()), aliases), _dues)
         fresh = {row.id for row in rows}
         ended = yield from _take_back_ended(list(fresh))
         inserted += [row for row in rows if row.id not in ended]
         answers |= {id_: Enqueued(id_, created=id_ not in ended) for id_ in fresh}
         waiting = {id_: task for id_, task in waiting.items() if id_ not in fresh}
         if waiting:
-            incumbents = yield Op(sql.INCUMBENT, _incumbent_params(list(waiting.values()), aliases), dict)
+            incumbents = yield Op(enqueue.INCUMBENT, _incumbent_params(list(waiting.values()), aliases), dict)
             answers |= {id_: Enqueued(there, created=False) for id_, there in incumbents.items() if there}
             # Whoever stood in the way has ended meanwhile: its key is free, insert again.
             waiting = {id_: task for id_, task in waiting.items() if incumbents.get(id_) is None}
@@ -206,9 +207,9 @@ def _insert(
 def _take_back_ended(ids: list[UUID]) -> Steps[set[UUID]]:
     if not ids:
         return set()
-    ended = set((yield Op(sql.ALREADY_ENDED, {"ids": ids, "since": _since(ids)}, column)))
+    ended = set((yield Op(enqueue.ALREADY_ENDED, {"ids": ids, "since": _since(ids)}, column)))
     if ended:
-        yield Op(sql.TAKE_BACK, {"ids": list(ended)}, column)
+        yield Op(enqueue.TAKE_BACK, {"ids": list(ended)}, column)
     return ended
 
 
@@ -268,7 +269,7 @@ def announce(due: Sequence[Due]) -> Op[None]:
         json.dumps({"queue": queue, "priority": priority, "due_in": round(max(due_in, 0.0), 6)})
         for queue, (priority, due_in) in queues.items()
     ]
-    return Op(sql.NOTIFY, {"messages": messages}, nothing)
+    return Op(enqueue.NOTIFY, {"messages": messages}, nothing)
 
 
 # ── claim and end ────────────────────────────────────────────────────────────────────────────────────────────────────
