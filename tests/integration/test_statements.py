@@ -159,7 +159,7 @@ def test_every_statement_can_be_prepared_on_the_migrated_database(prepared: Any)
 FILLS: dict[str, Any] = {
     "task.CYCLE": Claimed,
     "task.FATE": Fate,
-    "task.ADD": Due,
+    "enqueue.ADD": Due,
     "task.RETRY": Due,
     "task.SNOOZE": Due,
     "task.RELEASE": Due,
