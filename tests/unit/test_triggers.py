@@ -437,7 +437,7 @@ class Nameless(tzinfo):
 @pytest.mark.parametrize(
     ("trigger", "remedy"),
     [
-        (Unknown(), "cannot be stored as its arguments"),
+        pytest.param(Unknown(), "cannot be stored as its arguments", id="unknown"),
         (IntervalTrigger(hours=1, jitter=5), "jitter= to register_task"),
         (CronTrigger(hour=1, jitter=5, timezone="UTC"), "jitter= to register_task"),
         (OrTrigger([CronTrigger(hour=1, jitter=5, timezone="UTC")]), "jitter= to register_task"),
