@@ -195,7 +195,14 @@ class Attempt:
         if self.stop_reason is None or reason is Stop.LOST:
             self.stop_reason = reason
         if self.run_task is not None:
-            self.run_task.cancel()
+            # A turn later: an asyncio task that is cancelled before its first step never runs, not even its `finally`.
+            self.host.loop.call_soon(self.run_task.cancel)
+
+    def unrun(self) -> Transition | None:
+        """Return what becomes of a claim that was stopped before its task ran."""
+        if self.stop_reason is Stop.LOST:
+            return None
+        return decide(outcome.Cancelled() if self.stop_reason is Stop.CANCEL else outcome.Interrupted())
 
     def extend(self, delay: timedelta) -> None:
         """Give the task `delay` from now on; without a timeout there is nothing to extend. On the loop only."""

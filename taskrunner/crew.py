@@ -141,7 +141,7 @@ class Crew:
             if attempt is not self._suspect or await self._mark_suspect(attempt):
                 transition = await attempt()
         except asyncio.CancelledError:
-            transition = None if attempt.stop_reason is Stop.LOST else Release()
+            transition = attempt.unrun()
         except Exception:
             log.exception("%s %s could not be carried out: released", attempt.claim.type, attempt.claim.id)
         finally:

@@ -31,7 +31,7 @@ class Lease:
 
     def __init__(self, length: timedelta) -> None:
         self._length = length.total_seconds()
-        self._until = 0.0
+        self._until = self._renewed_at = 0.0
         self.lost = False
 
     def extended(self, asked_at: float) -> None:
@@ -42,6 +42,12 @@ class Lease:
         """The runner has joined, by a statement sent at `asked_at` (monotonic)."""
         self.lost = False
         self._until = asked_at + self._length
+        self._renewed_at = time.monotonic()
+
+    def refused(self, asked_at: float) -> None:
+        """A heartbeat sent at `asked_at` was not granted: the lease is lost, unless the runner has joined since."""
+        if asked_at >= self._renewed_at:
+            self.lost = True
 
     @property
     def ending(self) -> bool:
@@ -99,7 +105,7 @@ class Heart:
         if pulse.id in run(conn, store.beat([pulse], self._lease)):
             self._member.lease.extended(asked_at)
         elif pulse.id == self._member.pulse().id:  # not one that has rejoined meanwhile
-            self._member.lease.lost = True
+            self._member.lease.refused(asked_at)
 
 
 Pump = Callable[[Work[Any]], Awaitable[Any]]

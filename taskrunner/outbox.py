@@ -63,10 +63,11 @@ class Outbox:
         return bool(self._finishes or self._others or self._stuck)
 
     def put(self, attempt: Attempt, transition: Transition) -> None:
-        """Take a decision."""
-        letter = _Letter(attempt, transition)
+        """Take a decision; one on an older claim of the task, whose fate took long to learn, gives way to the newer."""
         target = self._finishes if isinstance(transition, Finish) else self._others
-        target[attempt.claim.id] = letter
+        waiting = target.get(attempt.claim.id)
+        if waiting is None or waiting.attempt.claim.claim_no <= attempt.claim.claim_no:
+            target[attempt.claim.id] = _Letter(attempt, transition)
 
     def ready(self) -> bool:
         """Whether something is to be written now."""

@@ -50,7 +50,8 @@ COUNTED = """counted AS (
 # pair; `picked` takes that many by SKIP LOCKED: at most n rows are locked, and the order over types and priorities is
 # exact. Where others hold locks on rows of the head and a pair has no further ones, `more` fills up from all pairs.
 # MATERIALIZED is needed: without it LIMIT 5 was seen to take 31 rows under stale statistics.
-# A runner whose lease has ended claims nothing; with `suspects` off, tasks that saw a runner die are left out.
+# A runner whose lease has ended claims nothing; with `suspects` off, tasks that saw a runner die are left out, and
+# with `start` on they are not marked: each waits for its turn, and MARK_STARTED is written before it runs.
 CYCLE = (
     """
 WITH RECURSIVE ending AS MATERIALIZED (
@@ -72,7 +73,7 @@ WITH RECURSIVE ending AS MATERIALIZED (
            g.claim_no, e.run_seconds, g.priority, g.tries, g.crashes, g.max_retries, g.tenant, g.queue, g.type,
            e.state, g.runner_id, g.unique_key, g.requeued_from, g.schedule_id, g.tick_at, g.payload, g.meta,
            g.errors, g.progress, e.result::jsonb
-      FROM gone g JOIN ending e ON e.id = g.id
+      FROM gone g JOIN ending e ON e.id = g.id AND e.claim_no = g.claim_no
     RETURNING id, tenant, queue, type, state AS outcome, coalesce(run_seconds, 0) AS run_seconds,
               greatest(extract(epoch FROM started_at - maturity_at), 0)::float8 AS wait_seconds
 ), """
@@ -148,7 +149,7 @@ begun AS MATERIALIZED (
     UPDATE taskrunner.task t
        SET state = 'running', claim_no = t.claim_no + 1, runner_id = %(runner_id)s,
            claimed_at = taskrunner.clock(),
-           started_at = CASE WHEN %(start)s THEN taskrunner.clock() END
+           started_at = CASE WHEN %(start)s AND t.crashes = 0 THEN taskrunner.clock() END
      WHERE t.id = ANY(ARRAY(SELECT p.id FROM picked p UNION ALL SELECT m.id FROM more m))
     RETURNING t.id, t.claim_no, t.tenant, t.queue, t.type, t.priority, t.payload::text AS payload, t.maturity_at,
               t.tries, t.crashes, t.max_retries, t.errors, t.meta
@@ -158,7 +159,7 @@ SELECT c.id, c.claim_no, c.tenant, c.queue, c.type, c.priority, c.payload, c.mat
   FROM claimed c
 UNION ALL
 SELECT e.id, e.claim_no, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-  FROM ending e WHERE NOT EXISTS (SELECT FROM ended x WHERE x.id = e.id)
+  FROM ending e WHERE NOT EXISTS (SELECT FROM gone g WHERE g.id = e.id AND g.claim_no = e.claim_no)
 """
 )
 
@@ -262,7 +263,7 @@ SELECT g.id, taskrunner.clock(), taskrunner.clock() - make_interval(secs => e.ag
                                                         'try', g.tries + 1) || x ORDER BY i)
                       FROM jsonb_array_elements(e.errors::jsonb) WITH ORDINALITY AS a(x, i)),
        g.progress
-  FROM gone g JOIN ending e ON e.id = g.id
+  FROM gone g JOIN ending e ON e.id = g.id AND e.claim_no = g.claim_no
 RETURNING id, tenant, queue, type, 'dead' AS outcome, coalesce(run_seconds, 0) AS run_seconds,
           greatest(extract(epoch FROM started_at - maturity_at), 0)::float8 AS wait_seconds
 ), """
