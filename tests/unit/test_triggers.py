@@ -449,7 +449,7 @@ class Nameless(tzinfo):
         (CronTrigger(hour=1, timezone=Nameless()), "no IANA name"),
         (CronTrigger(hour=1, timezone=timezone(timedelta(hours=1))), "no IANA name"),
         (CronTrigger(hour=1, timezone="UTC", end_date=NOON + timedelta(microseconds=7)), "made from the clock"),
-        (DateTrigger(), "made from the clock"),
+        pytest.param(DateTrigger(), "made from the clock", id="date without one"),
         (CalendarIntervalTrigger(years=101, timezone="UTC"), "100 years"),
         (OrTrigger([]), "combines nothing"),
         (OrTrigger([IntervalTrigger(hours=1)]), "needs start_date="),
