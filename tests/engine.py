@@ -145,8 +145,8 @@ class Engine:
         chosen = Settings(**{"concurrency": 10, "grace": timedelta(seconds=5), **settings})
         runner = Runner(self.url, self.registry, chosen, ties)
         with ExitStack() as heard:
-            running = Running(self, runner, heard)
             life = asyncio.create_task(runner.run(), name="the runner")
+            running = Running(self, runner, life, heard)
             try:
                 await running.until(events.Joined)
                 yield running
@@ -179,8 +179,8 @@ class Engine:
 class Running:
     """A runner at work and every event that it has told of."""
 
-    def __init__(self, engine: Engine, runner: Runner, heard: ExitStack) -> None:
-        self.engine, self.runner = engine, runner
+    def __init__(self, engine: Engine, runner: Runner, life: asyncio.Task[int], heard: ExitStack) -> None:
+        self.engine, self.runner, self._life = engine, runner, life
         self.seen: dict[type, list[Any]] = {kind: [] for kind in KINDS}
         self.strays = 0
         self._loop = asyncio.get_running_loop()
@@ -218,6 +218,10 @@ class Running:
                     self._changed.clear()
             views.append(view)
         return views
+
+    async def gone(self) -> None:
+        """Wait until the runner has left by itself."""
+        await asyncio.wait_for(asyncio.shield(self._life), WAIT)
 
     async def _view(self, id_: UUID) -> TaskView:
         """Look by a connection of its own thread, so that the runner's loop is not held up."""
