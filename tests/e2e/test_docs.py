@@ -91,6 +91,7 @@ class Session:
 
     folder: Path
     environment: dict[str, str]
+    port: int = 0
     ids: dict[str, str] = field(default_factory=dict)
     background: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -114,7 +115,7 @@ class Session:
         """Run a line of a console."""
         for shown, real in self.ids.items():
             command = command.replace(shown, real)
-        command = command.replace(":8000", f":{self.environment['TASKRUNNER_API_PORT']}")
+        command = command.replace(":8000", f":{self.port}")
         words = shlex.split(command)
         if words[0] == "cd":
             self.folder = (self.folder / words[1]).resolve()
@@ -152,7 +153,8 @@ class Session:
             )
         self.await_success(["taskrunner", "health", *(["--ready"] if words[2] in ("all", "runner") else [])])
         if words[2] in ("all", "api"):
-            self.await_success(["curl", "-sf", f"localhost:{self.environment['TASKRUNNER_API_PORT']}/monitor/health"])
+            ask = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{self.port}/monitor/health')"
+            self.await_success([sys.executable, "-c", ask])
 
     def await_success(self, words: list[str]) -> None:
         """Repeat a command until it succeeds."""
@@ -221,16 +223,20 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_of_the_page_works(page: Path, folder: Path, request: pytest.FixtureRequest) -> None:
     wanted = [block for block in blocks(page) if block.reason is None]
+    if any("$ curl " in block.text for block in wanted) and shutil.which("curl") is None:
+        pytest.skip("the page uses curl, which is not installed")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("TASKRUNNER_", "PYTEST"))}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["TASKRUNNER_API_PORT"] = str(free_port())
+    port = free_port()
+    environment["TASKRUNNER_API_PORT"] = str(port)
     environment["COLUMNS"] = "80"
+    environment["no_proxy"] = environment["NO_PROXY"] = "localhost,127.0.0.1"
     environment.pop("DATABASE_URL", None)
     runs = any(block.language == "console" or (block.language, block.title) == ("python", None) for block in wanted)
     if runs and PRIVATE not in page.read_text(encoding="utf-8"):
         database: Database = request.getfixturevalue("taskrunner_db")
         environment["DATABASE_URL"] = database.url
-    session = Session(folder, environment)
+    session = Session(folder, environment, port)
     try:
         for block in wanted:
             try:
@@ -239,6 +245,28 @@ def test_every_block_of_the_page_works(page: Path, folder: Path, request: pytest
                 raise AssertionError(f"{name(page)}, block in line {block.line}: {error}") from error
     finally:
         session.end()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("$ echo one\ntwo\n", "should print"),
+        ("$ printf 'one\\ntwo\\n'\ntwo\none\n", "should print"),
+        ("$ false\n", "exit 1"),
+        ("one\n", "begins with a command"),
+    ],
+)
+def test_a_console_that_shows_what_does_not_happen_is_found_out(text: str, complaint: str, tmp_path: Path) -> None:
+    session = Session(tmp_path, dict(os.environ))
+    with pytest.raises(AssertionError, match=complaint):
+        session.take(Block("console", None, text, None, 1))
+
+
+def test_ids_that_a_page_shows_stand_for_the_real_ones(tmp_path: Path) -> None:
+    shown, real = "01a20463-7cae-77a0-a364-e40c2359d90f", "01a20470-24fd-72f4-85f0-1ec0e4694c50"
+    session = Session(tmp_path, dict(os.environ))
+    session.take(Block("console", None, f"$ echo '12 {real}  x'\n1 {shown} x\n$ echo {shown} > id\n", None, 1))
+    assert (tmp_path / "id").read_text().strip() == real
 
 
 def test_only_these_blocks_are_not_run() -> None:
