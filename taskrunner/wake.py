@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -52,14 +55,14 @@ class Listener:
         conn = await db.aconnect(self._url, name="taskrunner listen", prepare=False)
         try:
             for channel in (CHANNEL, CANCEL_CHANNEL):
-                await conn.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
+                await _ask(conn, psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
             connected()
             self.connected.set()
             events.emit(events.Listening, conn.info.backend_pid)
             while True:
                 async for notify in conn.notifies(timeout=CHECK):
                     self._heed(notify)
-                await asyncio.wait_for(conn.execute("SELECT 1"), CHECK)
+                await _ask(conn, psycopg.sql.SQL("SELECT 1"))
         finally:
             await _shut(conn.close())
 
@@ -73,6 +76,26 @@ class Listener:
                 self._on_due(str(message["queue"]), float(message.get("due_in", 0.0)))
         except (ValueError, TypeError, KeyError, AttributeError):
             log.warning("a notification on %s cannot be read: %.80r", notify.channel, notify.payload)
+
+
+async def _ask(conn: psycopg.AsyncConnection[Any], query: psycopg.sql.SQL | psycopg.sql.Composed) -> None:
+    """Execute; a server that does not answer within `CHECK` is hung up on, and the statement fails.
+
+    To cancel it instead would make psycopg wait 5 s more, for the silent server's word on the cancel.
+    """
+    asking = asyncio.ensure_future(conn.execute(query))
+    try:
+        await asyncio.wait({asking}, timeout=CHECK)
+    finally:
+        if not asking.done():
+            _hang_up(conn)
+        await asyncio.wait({asking})
+    await asking
+
+
+def _hang_up(conn: psycopg.AsyncConnection[Any]) -> None:
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(conn.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 async def _shut(closing: Awaitable[None]) -> None:
