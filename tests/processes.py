@@ -183,17 +183,15 @@ class Fleet:
 
 @contextmanager
 def fleet(url: str, folder: Path, **environment: str) -> Iterator[Fleet]:
-    """Lend a fleet; the logs of its groups are printed when the test fails."""
+    """Lend a fleet; the logs of its groups are printed, for pytest to show when the test fails."""
     folder.mkdir(parents=True, exist_ok=True)
     lent = Fleet(url, folder, **environment)
     try:
         yield lent
-    except BaseException:
-        for number, group in enumerate(lent.groups):
-            print(f"── group {number} ──\n{group.log[-6000:]}")
-        raise
     finally:
         lent.close()
+        for number, group in enumerate(lent.groups):
+            print(f"── group {number} ──\n{group.log[-6000:]}")
 
 
 def _signal(process: psutil.Process, number: int) -> None:

@@ -1,9 +1,10 @@
 """The history of a run: what the workload saw, as JSON lines that many processes append to, one write a line.
 
-Every line has `what`, `pid` and `mono`, the machine's monotonic clock, which all its processes share. The kinds:
+Every line has `what`, `pid`, `at` (this machine's clock, which its database shares) and `mono`, the monotonic one,
+which all its processes share. The kinds:
 
 - `enqueue` task, ack (`yes`: the door returned; `unknown`: it raised, the task may be there or not)
-- `run` task, claim_no, tries, crashes: user code has begun; `done`: it is about to return
+- `run` task, claim_no, tries, crashes: user code has begun; `done`: it is about to return; `failed`: to raise
 - `effect` task, claim_no: something outside the database was done
 - `fault` name, and whatever describes it
 """
@@ -31,7 +32,7 @@ class History:
 
     def note(self, what: str, **values: Any) -> None:
         """Append an event. O_APPEND and a single write keep lines whole, also when the writer is killed."""
-        event = {"what": what, "pid": os.getpid(), "mono": time.monotonic(), **values}
+        event = {"what": what, "pid": os.getpid(), "at": time.time(), "mono": time.monotonic(), **values}
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.write(handle, json.dumps(event, default=str).encode() + b"\n")

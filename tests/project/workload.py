@@ -2,7 +2,7 @@
 
 A runner imports this file as its project's tasks (TASKRUNNER_TASKS=workload); the environment says what else it does:
 WORKLOAD_BREAK=`kind:manner:path` breaks the import in children of that kind once the file is there,
-WORKLOAD_TICK=seconds declares a schedule, WORKLOAD_KILL_TICK=n kills a scheduler after n statements of a tick.
+WORKLOAD_TICK=seconds declares a schedule, WORKLOAD_KILL_TICK=yes kills schedulers in ticks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from taskrunner import Task, register_task
 from tests.chaos.history import here
@@ -31,14 +31,21 @@ def _kind() -> str:
 
 
 class Noted(Task):
-    """A task that writes its runs into the history."""
+    """A task that writes its runs into the history; a `deadly` one kills its runner."""
+
+    deadly: ClassVar[bool] = False
 
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Note the beginning, and the end if there is one."""
         claim = {"task": str(self.id), "claim_no": self.context.claim_no}
-        here().note("run", type=type(self).__name__, tries=self.tries, crashes=self.crashes, **claim)
-        yield
+        about = {"type": type(self).__name__, "tries": self.tries, "crashes": self.crashes, "deadly": self.deadly}
+        here().note("run", **about, **claim)
+        try:
+            yield
+        except Exception as error:
+            here().note("failed", error=str(error), **claim)
+            raise
         here().note("effect", **claim)
         here().note("done", **claim)
 
@@ -135,6 +142,8 @@ class Grip(Noted):
 class Poison(Noted):
     """Kills the process that runs it."""
 
+    deadly: ClassVar[bool] = True
+
     async def run(self) -> None:
         with self.noted():
             os.kill(os.getpid(), signal.SIGKILL)
@@ -148,6 +157,7 @@ class Death(Noted):
 
     def run(self) -> None:
         with self.noted():
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             _DEATHS[self.manner]()
 
 
@@ -156,9 +166,11 @@ class DeathInChild(Death):
     """Costs a child process."""
 
 
-@register_task("work.death-in-runner")
+@register_task("work.death-in-runner", max_retries=0)
 class DeathInRunner(Death):
     """Costs the runner."""
+
+    deadly: ClassVar[bool] = True
 
 
 def _segfault() -> None:
@@ -170,7 +182,6 @@ def _overflow() -> None:
         def __repr__(self) -> str:
             return repr(self)
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.setrecursionlimit(10**9)
     repr(Deep())
 
@@ -245,22 +256,25 @@ def _break() -> None:
     os._exit(9)
 
 
-def _kill_tick_after(statements: int) -> None:
-    """Let the process die after so many statements of its first tick that has one due; 0: before the first."""
+def _kill_tick() -> None:
+    """Let the process die in its first tick, a statement later than the last one did; in the end before its commit."""
     from taskrunner.store import schedule
 
     whole = schedule.tick
 
     def cut_short(*args: Any) -> Any:
+        cuts = here().of("fault")
+        statements = 0 if not cuts or cuts[-1]["commit"] else cuts[-1]["after"] + 1
         steps, answer, done = whole(*args), None, 0
         while True:
-            if done == statements:
-                here().note("fault", name="tick cut", after=done)
-                os.kill(os.getpid(), signal.SIGKILL)
             try:
-                answer = yield steps.send(answer)
-            except StopIteration as end:
-                return end.value
+                op = steps.send(answer)
+            except StopIteration:
+                op = None
+            if op is None or done == statements:
+                here().note("fault", name="tick cut", after=done, commit=op is None)
+                os.kill(os.getpid(), signal.SIGKILL)
+            answer = yield op
             done += 1
 
     schedule.tick = cut_short
@@ -268,4 +282,4 @@ def _kill_tick_after(statements: int) -> None:
 
 _break()
 if os.environ.get("WORKLOAD_KILL_TICK") and _kind() == "scheduler":
-    _kill_tick_after(int(os.environ["WORKLOAD_KILL_TICK"]))
+    _kill_tick()
