@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from taskrunner import reads
@@ -18,7 +16,6 @@ from taskrunner.registry import Registry
 from taskrunner.registry import registry as declared
 from taskrunner.runner import Runner, Ties
 from taskrunner.settings import Settings
-from taskrunner.store import task as store
 
 # A poll finds new work within this time; NOTIFY is not needed.
 _POLL = timedelta(milliseconds=10)
@@ -26,9 +23,15 @@ _POLL = timedelta(milliseconds=10)
 # Nobody beats for this runner: its lease outlives the test, and a task under test may move the clock by hours.
 _LEASE = timedelta(days=1)
 
-_BUSY = "SELECT t.id FROM taskrunner.task t WHERE t.runner_id = %(runner_id)s"
-
-_QUEUES = "SELECT DISTINCT t.queue FROM taskrunner.task t WHERE t.type = ANY(%(types)s)"
+# What is due and what runs, by one snapshot: between two of them a task could pass from the one to the other unseen.
+_OPEN = """
+SELECT t.id, t.queue
+  FROM taskrunner.task t
+ WHERE t.type = ANY(%(types)s)
+   AND (t.state = 'running' AND t.runner_id = ANY(%(runners)s)
+        OR t.state = 'pending' AND t.maturity_at <= taskrunner.clock()
+       AND NOT EXISTS (SELECT FROM taskrunner.queue_settings s WHERE s.queue = t.queue AND s.paused))
+"""
 
 # A task that was cancelled or deleted while it waited has no runner: it is not among those that were run.
 _ENDED = """
@@ -57,8 +60,8 @@ async def _run_due(url: str, registry: Registry, seconds: float) -> list[TaskVie
     until = time.monotonic() + seconds
     try:
         # Again, because a task may have put others into a queue that nobody had heard of.
-        while queues := await _due(link, registry):
-            await _run_until_idle(url, registry, queues, link, runners, until)
+        while due := await _open(link, registry, runners):
+            await _run_until_idle(url, registry, set(due.values()), link, runners, until)
         ended: list[UUID] = await link.run(Op(_ENDED, {"runners": runners}, column))
         found = [await link.run(reads.task_by_id(id_)) for id_ in ended]
     finally:
@@ -66,38 +69,25 @@ async def _run_due(url: str, registry: Registry, seconds: float) -> list[TaskVie
     return [task for task in found if task is not None]
 
 
-async def _due(link: Link, registry: Registry, among: Collection[str] | None = None) -> list[str]:
-    """Return the queues that have due tasks of known types."""
-    types = registry.names_and_aliases()
-    if among is None:
-        found: list[str] = await link.run(Op(_QUEUES, {"types": types}, column))
-        among = found
-    surveyed = await link.run(store.survey(among, types))
-    return [queue for queue, due_in in surveyed.items() if due_in <= 0]
+async def _open(link: Link, registry: Registry, runners: list[UUID]) -> dict[UUID, str]:
+    """Return the tasks of known types that are due or run here, each with its queue."""
+    return await link.run(Op(_OPEN, {"types": registry.names_and_aliases(), "runners": runners}, dict))
 
 
 async def _run_until_idle(
-    url: str, registry: Registry, queues: list[str], link: Link, runners: list[UUID], until: float
+    url: str, registry: Registry, queues: set[str], link: Link, runners: list[UUID], until: float
 ) -> None:
     settings = Settings(queues=dict.fromkeys(queues, 1), listen=False, poll=_POLL, lease=_LEASE, grace=timedelta(0))
     runner = Runner(url, registry, settings, Ties(beaten=True, rejoined=runners.append))
     running = asyncio.create_task(runner.run())
     try:
-        await _idle(runner, registry, queues, link, running, until)
+        while not running.done():
+            left = [id_ for id_, queue in (await _open(link, registry, runners)).items() if queue in queues]
+            if not left:
+                return
+            if time.monotonic() > until:
+                raise WaitTimeout(f"run_due: still running or due: {', '.join(map(str, left[:5]))}")
+            await asyncio.sleep(_POLL.total_seconds())
     finally:
         runner.stop()
         await running
-
-
-async def _idle(
-    runner: Runner, registry: Registry, queues: list[str], link: Link, running: asyncio.Task[Any], until: float
-) -> None:
-    """Return when nothing is due in these queues and nothing runs, by the tables."""
-    while not running.done():
-        busy: list[UUID] = await link.run(Op(_BUSY, {"runner_id": runner.id}, column))
-        if not busy and runner.joined.is_set() and not await _due(link, registry, queues):
-            return
-        if time.monotonic() > until:
-            names = ", ".join(map(str, busy[:5])) or f"something in {', '.join(queues)}, again and again"
-            raise WaitTimeout(f"run_due: still running or due: {names}")
-        await asyncio.sleep(_POLL.total_seconds())

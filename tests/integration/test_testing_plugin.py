@@ -138,7 +138,7 @@ def test_a_task_that_does_not_end_is_named_when_the_time_is_up(
     cls: type[Task], taskrunner_queue: TaskQueue, run_due: RunDue
 ) -> None:
     added = taskrunner_queue.add(cls())
-    with pytest.raises(WaitTimeout, match=f"{added.id}|again and again"):
+    with pytest.raises(WaitTimeout, match=str(added.id)):
         run_due(timeout=0.5)
     assert taskrunner_queue.get(added.id).state == "pending"
 
