@@ -8,8 +8,10 @@ one transaction.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -185,6 +187,15 @@ async def aconnect(url: str, *, name: str = "taskrunner", prepare: bool = True) 
         conn = await AsyncConnection.connect(url, **arguments(url, name=name, prepare=prepare))
         await aconfigure(conn)
         return conn
+
+
+def hang_up(conn: Connection[Any] | AsyncConnection[Any]) -> None:
+    """Break a connection off, from any thread: whoever waits for its server fails now, as if the server had gone.
+
+    Cancelling a statement instead would make psycopg ask the server to, for seconds if that says nothing any more.
+    """
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(conn.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 class Link:

@@ -25,6 +25,8 @@ from taskrunner.store.runner import Pulse, Rescued
 
 log = logging.getLogger("taskrunner.leases")
 
+_PATIENCE = 0.4  # seconds that a drain waits for a heartbeat that is on its way
+
 
 class Lease:
     """What a runner knows of its lease, by monotonic time: it is shorter than the database's, never longer."""
@@ -71,6 +73,7 @@ class Heart:
         self._url, self._member = url, member
         self._every, self._lease = every.total_seconds(), lease
         self._stop = threading.Event()
+        self._conn: psycopg.Connection[Any] | None = None
         self._thread = threading.Thread(target=self._beat_on, name="taskrunner-heart", daemon=True)
 
     def start(self) -> None:
@@ -78,25 +81,30 @@ class Heart:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop beating and wait for the thread; at most for one statement."""
+        """Stop beating and wait for the thread: for one statement, or a moment if the server does not answer."""
         self._stop.set()
-        self._thread.join(timeout=5)
+        self._thread.join(_PATIENCE)
+        if self._thread.is_alive() and self._conn is not None:
+            db.hang_up(self._conn)
+            self._thread.join(_PATIENCE)
 
     def _beat_on(self) -> None:
-        conn: psycopg.Connection[Any] | None = None
         backoff = Backoff()
         while not self._stop.is_set():
             try:
-                conn = conn or db.connect(self._url, name="taskrunner heart")
-                self._beat(conn)
+                self._conn = self._conn or db.connect(self._url, name="taskrunner heart")
+                self._beat(self._conn)
                 backoff.reset()
                 self._stop.wait(self._every)
             except (TaskrunnerError, psycopg.Error) as error:
-                log.warning("heartbeat failed: %s", error)
-                if conn is not None:
-                    conn.close()
-                conn = None
+                if not self._stop.is_set():
+                    log.warning("heartbeat failed: %s", error)
+                self._close()
                 self._stop.wait(backoff.pause())
+        self._close()
+
+    def _close(self) -> None:
+        conn, self._conn = self._conn, None
         if conn is not None:
             conn.close()
 

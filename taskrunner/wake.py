@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -88,14 +85,9 @@ async def _ask(conn: psycopg.AsyncConnection[Any], query: psycopg.sql.SQL | psyc
         await asyncio.wait({asking}, timeout=CHECK)
     finally:
         if not asking.done():
-            _hang_up(conn)
+            db.hang_up(conn)
         await asyncio.wait({asking})
     await asking
-
-
-def _hang_up(conn: psycopg.AsyncConnection[Any]) -> None:
-    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(conn.fileno())) as end:
-        end.shutdown(socket.SHUT_RDWR)
 
 
 async def _shut(closing: Awaitable[None]) -> None:

@@ -19,13 +19,16 @@ from taskrunner.errors import DatabaseUnreachable
 from taskrunner.leases import Heart, Lease, rescue_dead
 from taskrunner.outbox import Outbox
 from taskrunner.outcome import Finish
+from taskrunner.runner import Runner
+from taskrunner.settings import Settings
 from taskrunner.statements import task as sql
 from taskrunner.store import runner as runner_store
 from taskrunner.store import task as store
 from taskrunner.store.runner import Pulse
 from taskrunner.store.task import Claimed, Cycle, Ending
 from taskrunner.task import Task
-from tests.engine import LEASE, Engine, holding
+from tests.engine import LEASE, WAIT, Engine, holding
+from tests.silencer import Silencer
 
 HOUR = timedelta(hours=1)
 
@@ -606,12 +609,42 @@ async def test_a_task_that_is_cancelled_before_its_first_step_ends_as_cancelled(
 
 
 @pytest.mark.anyio
-async def test_an_idle_runner_leaves_within_a_second_also_while_the_database_is_away(engine: Engine) -> None:
+async def test_an_idle_runner_leaves_within_a_second(engine: Engine) -> None:
     """SPEC SHU 44."""
     async with engine.running() as running:
         asked = time.monotonic()
         running.runner.stop()
     assert time.monotonic() - asked < 1.5
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "running a task"])
+async def test_a_runner_whose_server_says_nothing_any_more_leaves_within_seconds(engine: Engine, busy: bool) -> None:
+    """SPEC SHU 44; FAULTS F18: nothing is closed, nothing comes through, and to cancel a statement takes a server."""
+
+    @register_task("Waits")
+    class Waits(Task):
+        async def run(self) -> None:
+            await asyncio.Event().wait()
+
+    (id_,) = engine.add(1 if busy else 0, type="Waits") or (None,)
+    async with Silencer(engine.url) as silencer:
+        poll, beat = timedelta(milliseconds=50), timedelta(milliseconds=100)
+        settings = Settings(concurrency=2, grace=timedelta(0), poll=poll, heartbeat=beat)
+        runner = Runner(silencer.url, engine.registry, settings)
+        started = asyncio.Event()
+        with events.on(events.Started if busy else events.Listening, lambda _: started.set()):
+            life = asyncio.create_task(runner.run())
+            await asyncio.wait_for(started.wait(), WAIT)
+        silencer.silent = True
+        await asyncio.sleep(0.3)  # the outside world: statements are on their way now, and stay there
+        asked = time.monotonic()
+        runner.stop()
+        await asyncio.wait_for(life, WAIT)
+        assert time.monotonic() - asked < 3
+    if id_ is not None:
+        view = engine.view(id_)
+        assert (view.tries, view.crashes, view.finished_at) == (0, 0, None)
 
 
 @pytest.mark.anyio
