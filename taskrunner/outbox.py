@@ -84,7 +84,9 @@ class Outbox:
     ) -> None:
         """A cycle took the finishes it was `sent`, but for those `left`."""
         missing = {id_ for id_, _ in left}
-        letters = [self._finishes.pop(ending.id) for ending in sent]
+        waiting = [(ending, self._finishes.get(ending.id)) for ending in sent]
+        letters = [letter for ending, letter in waiting if letter and letter.attempt.claim.claim_no == ending.claim_no]
+        _remove(self._finishes, letters)
         await self._sort(pump, runner_id, letters, missing)
 
     async def write_others(self, pump: Pump, runner_id: UUID) -> list[Due]:
@@ -109,8 +111,7 @@ class Outbox:
         events.fail_point("after_finish")
         if kind is Release and back:
             await pump(store.announce(back))
-        for letter in letters:
-            del self._others[letter.attempt.claim.id]
+        _remove(self._others, letters)
         missing = {ending.id for ending in endings} - won
         await self._sort(pump, runner_id, letters, missing)
         return back
@@ -139,6 +140,13 @@ class Outbox:
         for _, letter in [entry for entry in self._stuck if entry[0] <= now]:
             self.put(letter.attempt, letter.transition)
         self._stuck = [entry for entry in self._stuck if entry[0] > now]
+
+
+def _remove(box: dict[UUID, _Letter], letters: Sequence[_Letter]) -> None:
+    """Take out what was written; the decision on a newer claim of the task may have come while it was."""
+    for letter in letters:
+        if box.get(letter.attempt.claim.id) is letter:
+            del box[letter.attempt.claim.id]
 
 
 def _release(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[Due]]:

@@ -1,0 +1,94 @@
+"""Decisions on their way to the database: none is lost, whatever comes while another is being written."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from taskrunner import db
+from taskrunner.attempt import Attempt
+from taskrunner.db import Link, Work
+from taskrunner.errors import DatabaseUnreachable
+from taskrunner.outbox import Outbox
+from taskrunner.outcome import Finish, Release, Transition
+from taskrunner.store import task as store
+from taskrunner.store.task import Claimed, Cycle
+from tests.engine import Engine
+
+pytestmark = pytest.mark.anyio
+
+HOST: Any = None
+
+
+class Wire:
+    """The runner's connection; `meanwhile` is called before each write, as another asyncio task might be."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.loses = False
+        self.meanwhile: list[Any] = []
+
+    async def __call__(self, work: Work[Any]) -> Any:
+        if self.meanwhile:
+            self.meanwhile.pop()()
+        answer = await self.link.run(work)
+        if self.loses:
+            self.loses = False
+            raise DatabaseUnreachable("the reply is lost")
+        return answer
+
+
+@pytest.mark.parametrize("decision", [Release(), Finish("succeeded")], ids=["release", "finish"])
+async def test_a_decision_that_comes_while_one_on_an_older_claim_is_written_is_not_lost(
+    engine: Engine, decision: Transition
+) -> None:
+    """SPEC CRA 36: the reply of a release was lost, the same runner claimed the task again, and that run has ended."""
+    (id_,) = engine.add()
+    runner = engine.join()
+    (older,) = engine.claim(runner)
+    settled: list[tuple[UUID, int]] = []
+    outbox = Outbox(lambda attempt: settled.append((attempt.claim.id, attempt.claim.claim_no)))
+    link = Link(engine.url, name="test")
+    wire = Wire(link)
+    try:
+        outbox.put(Attempt(older, HOST), Release())
+        wire.loses = True
+        with pytest.raises(DatabaseUnreachable):
+            await outbox.write_others(wire, runner)
+        (newer,) = engine.claim(runner)
+        wire.meanwhile.append(lambda: outbox.put(Attempt(newer, HOST), decision))
+        await outbox.write_others(wire, runner)
+        await _deliver(outbox, wire, runner)
+    finally:
+        await link.close()
+    assert settled == [(id_, older.claim_no), (id_, newer.claim_no)]
+    assert engine.do(store.unknown(runner, [])) == []
+    assert engine.view(id_).state == ("pending" if decision == Release() else "succeeded")
+
+
+async def test_a_finish_that_comes_while_another_of_the_same_task_is_written_is_not_taken_for_it(
+    engine: Engine,
+) -> None:
+    engine.add()
+    runner = engine.join()
+    (older,) = engine.claim(runner)
+    newer: Claimed = older._replace(claim_no=older.claim_no + 1)
+    outbox = Outbox(lambda _: None)
+    outbox.put(Attempt(older, HOST), Finish("succeeded"))
+    sent = outbox.finishes()
+    outbox.put(Attempt(newer, HOST), Finish("ignored"))
+    await outbox.written(_unasked, runner, sent, [])
+    assert [(ending.claim_no, ending.state) for ending in outbox.finishes()] == [(newer.claim_no, "ignored")]
+
+
+async def _deliver(outbox: Outbox, wire: Wire, runner: UUID) -> None:
+    endings = outbox.finishes()
+    cycled = await wire(store.cycle(Cycle(runner, endings)))
+    await outbox.written(wire, runner, endings, cycled.left)
+    await outbox.write_others(wire, runner)
+
+
+async def _unasked(work: db.Work[Any]) -> Any:
+    raise AssertionError(f"nothing was left to ask: {work}")
