@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Protocol
@@ -122,13 +122,10 @@ class Attempt:
         )
 
     async def _run(self, kind: TaskType, task: Task) -> Outcome:
-        self.started = time.monotonic()
         events.emit(events.Started, self.claim.id, self.claim.claim_no)
         events.fail_point("before_run")
-        budget = None if kind.timeout is None else kind.timeout.total_seconds()
         try:
-            async with asyncio.timeout(budget) as self._timer:
-                self._timer_budget = budget or 0.0
+            async with asyncio.timeout(None) as self._timer:
                 came_to = _classify(await self.host.execute(self._call(kind, task)))
         except TimeoutError:
             came_to = outcome.timed_out(timedelta(seconds=round(self._timer_budget, 3)))
@@ -164,8 +161,13 @@ class Attempt:
             begin=self._begin,
         )
 
-    def _begin(self) -> None:
+    def _begin(self) -> Mapping[str, object]:
+        """Start the clock: a task that waits for a free child process has neither used its time nor begun to run."""
+        self.started = time.monotonic()
+        if self.timeout is not None:
+            self.extend(self.timeout)
         self.host.began(self)
+        return {"started_at": datetime.now(UTC), "deadline": self.deadline() if self.timeout else None}
 
     def _info(self) -> dict[str, Any]:
         """What a child process is told of its run."""
@@ -180,8 +182,6 @@ class Attempt:
             "tenant": claim.tenant,
             "errors": tuple(claim.errors),
             "claim_no": claim.claim_no,
-            "started_at": datetime.now(UTC),
-            "deadline": self.deadline() if self.timeout else None,
             "meta": claim.meta,
             "type": claim.type,
         }
@@ -219,7 +219,7 @@ class Attempt:
 
     @property
     def age(self) -> float:
-        """Seconds since the run started; 0 before."""
+        """Seconds since the task's own code began to run; 0 before."""
         return 0.0 if self.started is None else time.monotonic() - self.started
 
     @property

@@ -80,8 +80,6 @@ class Executors:
         caller = cast("asyncio.Task[object]", asyncio.current_task())
         self._callers.add(caller)
         try:
-            if call.executor != "loop":
-                call.begin()
             return await self._ways[call.executor].run(call)
         finally:
             self._callers.discard(caller)

@@ -18,8 +18,8 @@ OnMessage: TypeAlias = Callable[[str, int, str, object], None]
 OnRequest: TypeAlias = Callable[[str, int, str, object], Awaitable[object]]
 
 
-def _nothing() -> None:
-    pass
+def _nothing() -> Mapping[str, object]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Call:
     """What to run: a bound task for the loop and the thread; for a child process, all it needs to rebuild one.
 
     `info` is for the child: every field of RunInfo but the context, `claim_no`, and if known `deadline`, `started_at`
-    (both the database's), `meta` and `type`. `begin` is called on the loop when the task's own code is next to run, or
-    is handed to a thread or a child.
+    (both by one clock), `meta` and `type`. `begin` is called on the loop when the task's own code is next to run, or is
+    handed to the thread or child that was free for it; what it returns is added to `info`.
     """
 
     task: Task
@@ -38,7 +38,7 @@ class Call:
     qualname: str = ""
     payload: str = "{}"
     info: Mapping[str, object] = field(default_factory=dict)
-    begin: Callable[[], None] = _nothing
+    begin: Callable[[], Mapping[str, object]] = _nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class ChildContext:
     def extend(self, delay: timedelta | float) -> None:
         """Move the deadline: the task has this much time from now on."""
         more = as_delay(delay, "extend")
-        # The deadline is the database's instant, so now is the start as the database saw it and the time since.
+        # By the clock that the deadline goes by, so now is the start as the runner saw it and the time since.
         now = self._started_at + timedelta(seconds=time.monotonic() - self._began)
         self._tell("extend", {"seconds": more.total_seconds()})
         self.deadline = now + more

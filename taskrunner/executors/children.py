@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
+from collections.abc import Mapping
 
 from taskrunner.executors.call import BrokeOff, Call, NoCapacity, OnMessage, OnRequest, Returned, RunEnd, died, failed
 from taskrunner.executors.childprocess import ChildProcess
@@ -147,7 +148,7 @@ class _Child:
     async def run(self, call: Call, hub: _Hub) -> RunEnd:
         """Run one call; the child's death is an outcome, too."""
         try:
-            await self._send(CALL, pickled(_request(call)))
+            await self._send(CALL, pickled(_request(call, call.begin())))
             while True:
                 kind, body = await self._receive()
                 if kind == MESSAGE:
@@ -199,9 +200,9 @@ def _identity(call: Call) -> tuple[str, int]:
     return str(call.info["id"]), int(str(call.info["claim_no"]))
 
 
-def _request(call: Call) -> Request:
+def _request(call: Call, begun: Mapping[str, object]) -> Request:
     level = logging.getLogger().getEffectiveLevel()
-    return Request(call.module, call.qualname, call.payload, dict(call.info), level)
+    return Request(call.module, call.qualname, call.payload, {**call.info, **begun}, level)
 
 
 def _not_importable(call: Call) -> BrokeOff | None:

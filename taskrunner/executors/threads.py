@@ -93,7 +93,9 @@ class Threads:
                 self._waiting.popleft().ended = True
             elif self._idle > 0 or self._add_thread():
                 self._active += 1
-                self._jobs.put(self._waiting.popleft())
+                job = self._waiting.popleft()
+                job.call.begin()
+                self._jobs.put(job)
             else:
                 return
 

@@ -479,6 +479,16 @@ class Stuck(Task):
     def run(self):
         while True: time.sleep(1)
 
+@register_task("Rests", executor="process")
+class Rests(Task):
+    def run(self):
+        time.sleep(1.5)
+
+@register_task("Prompt", executor="process", timeout=1, max_retries=0)
+class Prompt(Task):
+    def run(self):
+        return (self.context.deadline - self.context._started_at).total_seconds()
+
 @register_task("Waits", executor="process")
 class Waits(Task):
     def run(self):
@@ -515,6 +525,21 @@ async def test_a_task_in_a_child_process_runs_fails_times_out_and_dies_alone(eng
     assert signal.SIGSEGV.name in reasons[1]
     assert signal.SIGKILL.name in reasons[2]
     assert reasons[3].startswith("timed out after")
+
+
+async def test_the_time_of_a_task_does_not_run_while_it_waits_for_a_free_child_process(
+    engine: Engine, project: Any
+) -> None:
+    """SPEC RUN 28."""
+    with engine.door() as door:
+        async with engine.running(process_slots=1) as running:
+            ids = [answer.id for answer in door.add_many([project.Rests(), project.Prompt()])]
+            views = await running.ended(*ids)
+    assert [(view.state, view.errors) for view in views] == [("succeeded", [])] * 2
+    assert views[1].result == pytest.approx(1, abs=0.05)
+    assert views[0].finished_at is not None
+    assert views[1].started_at is not None
+    assert views[1].started_at >= views[0].started_at + timedelta(seconds=1.5)
 
 
 async def test_a_cancelled_task_in_a_child_process_is_killed(engine: Engine, project: Any) -> None:
