@@ -281,7 +281,15 @@ async def executors(slots: int = 1, **options: Any) -> AsyncIterator[Executors]:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "taskrunner.executors" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "taskrunner.executors" in _command_of(child)]
+
+
+def _command_of(process: psutil.Process) -> str:
+    """Return its command line; one that ends this moment, or waits to be reaped, has none."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 async def written(path: Path) -> list[psutil.Process]:
