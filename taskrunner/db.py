@@ -177,7 +177,11 @@ def connect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> Conn
     """Open a blocking connection in autocommit mode. Raises: `DatabaseUnreachable`."""
     with translated():
         conn = Connection.connect(url, **arguments(url, name=name, prepare=prepare))
-        configure(conn)
+        try:
+            configure(conn)
+        except BaseException:
+            conn.close()
+            raise
         return conn
 
 
@@ -185,7 +189,11 @@ async def aconnect(url: str, *, name: str = "taskrunner", prepare: bool = True) 
     """Open an asynchronous connection in autocommit mode. Raises: `DatabaseUnreachable`."""
     with translated():
         conn = await AsyncConnection.connect(url, **arguments(url, name=name, prepare=prepare))
-        await aconfigure(conn)
+        try:
+            await aconfigure(conn)
+        except BaseException:  # a drain cancels whoever is still connecting
+            await conn.close()
+            raise
         return conn
 
 

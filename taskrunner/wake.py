@@ -86,7 +86,7 @@ async def _ask(conn: psycopg.AsyncConnection[Any], query: psycopg.sql.SQL | psyc
     finally:
         if not asking.done():
             db.hang_up(conn)
-        await asyncio.wait({asking})
+        await asyncio.gather(asking, return_exceptions=True)  # its error is known, also where a cancel is what we raise
     await asking
 
 

@@ -609,6 +609,26 @@ async def test_a_task_that_is_cancelled_before_its_first_step_ends_as_cancelled(
 
 
 @pytest.mark.anyio
+async def test_a_connection_that_is_given_up_while_it_is_being_made_is_not_left_open(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC SHU 44: a runner may be stopped in its first millisecond."""
+    connected, made = asyncio.Event(), []
+
+    async def wait(conn: Any) -> None:
+        made.append(conn)
+        connected.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(db, "aconfigure", wait)
+    connecting = asyncio.create_task(db.aconnect(engine.url))
+    await asyncio.wait_for(connected.wait(), WAIT)
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+    assert made[0].closed
+
+
+@pytest.mark.anyio
 async def test_an_idle_runner_leaves_within_a_second(engine: Engine) -> None:
     """SPEC SHU 44."""
     async with engine.running() as running:
