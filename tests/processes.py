@@ -101,6 +101,11 @@ class Group:
         self.signal(signal.SIGTERM)
         return self.wait()
 
+    def left_well(self) -> bool:
+        """Whether its end was a drain; before it hears signals, and has done anything, they end it the usual way."""
+        code = self.wait()
+        return code == 0 or ("draining" not in self.log and code in (-signal.SIGTERM, -signal.SIGINT, 130))
+
     def kill(self) -> None:
         """SIGKILL the supervisor and all below it, children first stopped so that none sees the others go."""
         self.freeze()

@@ -64,9 +64,17 @@ class Evidence:
         for row in self.rows:
             self.by_task[row["task"]].append(row)
 
+    def terminal(self, task: str) -> list[Event]:
+        """Return the task's terminal rows."""
+        return self.ends.get(task, [])
+
+    def saw(self, what: str, task: str) -> list[Event]:
+        """Return the workload's events of a kind and a task."""
+        return self.seen.get(what, {}).get(task, [])
+
     def of(self, what: str, task: str, claim_no: int) -> list[Event]:
         """Return the workload's events of one claim."""
-        return [event for event in self.seen[what][task] if event.get("claim_no") == claim_no]
+        return [event for event in self.saw(what, task) if event.get("claim_no") == claim_no]
 
     def taken_back(self) -> Iterator[Event]:
         """Yield the changes by which a running task was running no more."""
@@ -104,12 +112,12 @@ def lost_and_doubled(evidence: Evidence) -> Iterator[Violation]:
         if any(event["ack"] == "yes" for event in acknowledgements):
             if task in live:
                 yield Violation("I1", task, "acknowledged, and has not ended")
-            elif not evidence.ends[task]:
+            elif not evidence.terminal(task):
                 yield Violation("I1", task, "acknowledged, and lost")
     for task, changes in evidence.by_task.items():
-        ops, ends = Counter(row["op"] for row in changes), len(evidence.ends[task])
+        ops, ends = Counter(row["op"] for row in changes), len(evidence.terminal(task))
         births = ops["INSERT"] - max(0, ops["DELETE"] - ends)  # the repeat of an enqueue is taken back where it began
-        rule = "I1" if evidence.seen["enqueue"].get(task, [{"ack": "unknown"}])[0]["ack"] == "yes" else "I2"
+        rule = "I1" if any(event["ack"] == "yes" for event in evidence.saw("enqueue", task)) else "I2"
         if ends > 1 or (ends and task in live):
             yield Violation(rule, task, f"{ends} terminal rows{', and live' if task in live else ''}")
         if births > 1:
@@ -159,7 +167,7 @@ def effects(evidence: Evidence) -> Iterator[Violation]:
             if count > 1:
                 yield Violation("I5", task, f"{count} effects of claim {claim_no}")
     for task, ends in evidence.ends.items():
-        if ends[0]["state"] == "succeeded" and not evidence.seen["effect"][task]:
+        if ends[0]["state"] == "succeeded" and not evidence.saw("effect", task):
             yield Violation("I5", task, "succeeded without its effect")
 
 

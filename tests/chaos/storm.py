@@ -7,6 +7,7 @@ reads what the workload, the database and the tables say.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,8 +103,10 @@ class Storm:
 
     def judge(self, leaks: tuple[str, ...] = ()) -> list[Violation]:
         """Drain everybody, and let the checker read the history; it is printed when it is bad."""
-        codes = [group.stop() for group in self.fleet.groups if group.process.poll() is None]
-        leaks += tuple(f"a supervisor ended with {code}" for code in codes if code)
+        alive = [group for group in self.fleet.groups if group.process.poll() is None]
+        for group in alive:
+            group.signal(signal.SIGTERM)
+        leaks += tuple(f"a supervisor ended with {group.wait()}" for group in alive if not group.left_well())
         leaks += tuple(f"process {process.pid}" for process in self.fleet.survivors())
         events: list[Event] = [*self.fleet.history, *record.read(self.tables)]
         violations = check([*events, record.tables(self.tables, leaks)])
