@@ -142,6 +142,9 @@ class Supervisor:
             await asyncio.gather(beating, return_exceptions=True)
             await self._link.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)  # all is drained: one that comes now must not spoil the exit code
         return self._code
 
     def stop(self) -> None:
