@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
-from uuid import UUID
 
 from psycopg.errors import LockNotAvailable
 
 from taskrunner.db import Link, Steps
+from taskrunner.leases import rescue_dead
 from taskrunner.settings import Settings
-from taskrunner.store import history, runner
-from taskrunner.store.runner import Rescued
+from taskrunner.store import history
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +35,6 @@ class Maintained:
     dropped: list[date] = field(default_factory=list)
     deleted: dict[history.Kind, int] = field(default_factory=dict)
     blocked: list[date] = field(default_factory=list)
-
-
-async def rescue(link: Link, crash_limit: int) -> list[Rescued]:
-    """Take back the tasks of every runner whose lease has ended, and of those that are not registered at all."""
-    seen: list[UUID] = []
-    rescued: list[Rescued] = []
-    while (found := await link.run(runner.rescue_next(seen, crash_limit))) is not None:
-        seen.append(found[0])
-        rescued += found[1]
-    for runner_id in await link.run(runner.orphaned()):
-        rescued += await link.run(runner.rescue(runner_id, crash_limit))
-    if rescued:
-        verdicts = [task.verdict for task in rescued]
-        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))
-        log.warning("took %d tasks back from runners whose lease had ended: %s", len(rescued), counts)
-    return rescued
 
 
 async def partitions(link: Link, ahead: int, into: Maintained | None = None) -> Maintained:
@@ -85,7 +68,7 @@ async def retention(link: Link, settings: Settings, into: Maintained | None = No
 
 async def maintain(link: Link, settings: Settings) -> Maintained:
     """Do every duty once, the rescue of dead runners' tasks too."""
-    await rescue(link, settings.crash_limit)
+    await rescue_dead(link.run, settings.crash_limit)
     done = await partitions(link, settings.partitions_ahead)
     return await retention(link, settings, done)
 

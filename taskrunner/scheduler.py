@@ -22,6 +22,7 @@ from taskrunner.db import Link
 from taskrunner.duties import TROUBLE, Duties, complain
 from taskrunner.errors import DatabaseUnreachable, SchemaBehind
 from taskrunner.errortext import clean_text
+from taskrunner.leases import rescue_dead
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
 from taskrunner.store import declaration, runner, schedule
@@ -58,7 +59,6 @@ class Scheduler:
         self._ticks = Link(url, name="taskrunner scheduler", prepare=settings.prepare)
         self._leases = Link(url, name="taskrunner scheduler leases", prepare=settings.prepare)
         self._maintenance = Link(url, name="taskrunner janitor", prepare=settings.prepare)
-        self._leases_in_use = asyncio.Lock()
         self._holds = Holds()
         self._stopping = asyncio.Event()
         self._duties = Duties()
@@ -146,21 +146,18 @@ class Scheduler:
 
     async def _beat(self) -> float:
         """Extend this process's lease, or join under a new id; returns the seconds until the next beat."""
-        async with self._leases_in_use:
-            lease = self._settings.lease
-            if self.id is not None and self.id not in await self._leases.run(
-                runner.beat([runner.Pulse(self.id)], lease)
-            ):
-                log.warning("the lease of scheduler %s had ended: it joins again under a new id", self.id)
-                self.id = None
-            if self.id is None:
-                fresh = uuid4()
-                types = tuple(self._known.types)
-                process = runner.Process(
-                    fresh, "scheduler", socket.gethostname(), os.getpid(), (), types, 0, version("taskrunner")
-                )
-                await self._leases.run(runner.join(process, lease))
-                self.id = fresh
+        lease = self._settings.lease
+        if self.id is not None and self.id not in await self._leases.run(runner.beat([runner.Pulse(self.id)], lease)):
+            log.warning("the lease of scheduler %s had ended: it joins again under a new id", self.id)
+            self.id = None
+        if self.id is None:
+            fresh = uuid4()
+            types = tuple(self._known.types)
+            process = runner.Process(
+                fresh, "scheduler", socket.gethostname(), os.getpid(), (), types, 0, version("taskrunner")
+            )
+            await self._leases.run(runner.join(process, lease))
+            self.id = fresh
         return self._settings.heartbeat.total_seconds()
 
     async def _leave(self) -> None:
@@ -173,8 +170,7 @@ class Scheduler:
             await link.close()
 
     async def _rescue(self) -> None:
-        async with self._leases_in_use:
-            await janitor.rescue(self._leases, self._settings.crash_limit)
+        await rescue_dead(self._leases.run, self._settings.crash_limit)
 
     async def _maintain(self) -> None:
         try:

@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 
 from taskrunner import janitor
 from taskrunner.db import Link, aconnect, connect, run
+from taskrunner.leases import rescue_dead
 from taskrunner.settings import Settings
 from taskrunner.store import history, runner
 from taskrunner.store import task as tasks
@@ -310,9 +311,9 @@ async def test_the_tasks_of_every_dead_runner_come_back_and_its_row_goes(link: L
     with connect(taskrunner_db.url) as conn:
         for runner_id, ((id_, number), _) in zip(runners, claims, strict=True):
             run(conn, tasks.cycle(Cycle(runner_id, started=[Started(id_, number, 0.0)])))
-    assert await janitor.rescue(link, 3) == []
+    assert await rescue_dead(link.run, 3) == []
     taskrunner_db.travel(LEASE + timedelta(seconds=1))
-    rescued = await janitor.rescue(link, 3)
+    rescued = await rescue_dead(link.run, 3)
     assert sorted(task.verdict for task in rescued) == ["charged"] * 3 + ["released"] * 3
     assert fetch(taskrunner_db, "SELECT DISTINCT state FROM taskrunner.task") == [("pending",)]
     assert fetch(taskrunner_db, "SELECT count(*) FROM taskrunner.runner") == [(0,)]
@@ -323,7 +324,7 @@ async def test_tasks_of_a_runner_that_is_not_registered_come_back_too(link: Link
     runner_id = a_runner(taskrunner_db)
     claimed(taskrunner_db, runner_id, 2)
     fetch(taskrunner_db, "DELETE FROM taskrunner.runner RETURNING 1")
-    assert [task.verdict for task in await janitor.rescue(link, 3)] == ["released"] * 2
+    assert [task.verdict for task in await rescue_dead(link.run, 3)] == ["released"] * 2
 
 
 async def test_a_task_that_somebody_has_locked_is_rescued_in_a_later_round(link: Link, taskrunner_db: Database) -> None:
@@ -332,6 +333,6 @@ async def test_a_task_that_somebody_has_locked_is_rescued_in_a_later_round(link:
     taskrunner_db.travel(LEASE + timedelta(seconds=1))
     with taskrunner_db.connect() as stranger, stranger.transaction():
         stranger.execute("SELECT id FROM taskrunner.task ORDER BY id LIMIT 1 FOR UPDATE")
-        assert len(await janitor.rescue(link, 3)) == 1
-    assert len(await janitor.rescue(link, 3)) == 1
+        assert len(await rescue_dead(link.run, 3)) == 1
+    assert len(await rescue_dead(link.run, 3)) == 1
     assert fetch(taskrunner_db, "SELECT count(*) FROM taskrunner.runner") == [(0,)]
