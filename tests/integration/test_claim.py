@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -322,12 +323,12 @@ async def test_a_task_whose_row_is_locked_when_it_ends_is_finished_after_the_loc
     engine: Engine,
 ) -> None:
     """SPEC CLM 23."""
-    gate = Gate()
+    gate = asyncio.Event()
 
     @register_task("Waits")
     class Waits(Task):
         async def run(self) -> None:
-            await gate.opened.wait()
+            await gate.wait()
 
     @register_task("Echo")
     class Echo(Task):
@@ -338,20 +339,11 @@ async def test_a_task_whose_row_is_locked_when_it_ends_is_finished_after_the_loc
             locked = door.add(Waits()).id
             await running.started(locked)
             with holding(engine.url, LOCK, [locked]):
-                gate.opened.set()
+                gate.set()
                 await running.ended(*[answer.id for answer in door.add_many([Echo() for _ in range(20)])])
                 assert engine.view(locked).state == "running"
             assert (await running.ended(locked))[0].state == "succeeded"
             assert running.runs(locked) == 1
-
-
-class Gate:
-    """Something that a task waits for until the test lets it go."""
-
-    def __init__(self) -> None:
-        import asyncio
-
-        self.opened = asyncio.Event()
 
 
 # ── transactions, clocks and zones ───────────────────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -33,7 +34,7 @@ from taskrunner.errors import (
 )
 from taskrunner.queue import AsyncTaskQueue, TaskQueue
 from taskrunner.store import task as store
-from taskrunner.task import Task
+from taskrunner.task import Task, load_payload
 from tests.engine import Engine
 
 HOUR = timedelta(hours=1)
@@ -142,8 +143,6 @@ async def test_an_instant_is_kept_to_the_microsecond_whatever_its_zone(
     engine: Engine, kinds: Kinds, door: AnyDoor
 ) -> None:
     """SPEC ENQ 7."""
-    from zoneinfo import ZoneInfo
-
     at = datetime(2040, 7, 1, 12, 30, 0, 123457, tzinfo=ZoneInfo("Asia/Kathmandu"))
     added = await door.add(kinds.mail(), at=at)
     assert engine.view(added.id).maturity_at == at
@@ -170,8 +169,6 @@ async def test_a_payload_comes_back_equal(
     task = kinds.typed(**{**fields, **value, "anything": anything})
     await door.add(task)
     (claim,) = engine.claim(engine.join("Typed"), types=("Typed",))
-    from taskrunner.task import load_payload
-
     again = load_payload(kinds.typed, claim.payload)
     assert again == task
     assert str(again.amount) == str(task.amount)

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskrunner import db, events, register_task
+from taskrunner import Snooze, db, events, register_task
 from taskrunner.attempt import Attempt
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.leases import Heart, Lease, rescue_dead
@@ -23,6 +23,7 @@ from taskrunner.runner import Runner
 from taskrunner.settings import Settings
 from taskrunner.statements import task as sql
 from taskrunner.store import runner as runner_store
+from taskrunner.store import steering
 from taskrunner.store import task as store
 from taskrunner.store.runner import Pulse
 from taskrunner.store.task import Claimed, Cycle, Ending
@@ -125,6 +126,32 @@ def test_rescue_leaves_rows_that_somebody_has_locked_to_the_next_round(engine: E
     rescued = asyncio.run(rescue_all(engine))
     assert rescued == [ids[0]]
     assert engine.value("SELECT count(*) FROM taskrunner.runner") == 0
+
+
+def test_the_rescue_of_a_child_that_died_waits_for_nobodys_lock_on_what_it_had_started(engine: Engine) -> None:
+    """SPEC CLM 23, CRA 33."""
+    ids = engine.add(2)
+    runner = engine.join()
+    started = [(claim.id, claim.claim_no) for claim in engine.claim(runner, 2)]
+    engine.conn.execute("SET lock_timeout = '200ms'")
+    with holding(engine.url, "SELECT FROM taskrunner.task WHERE id = %s FOR UPDATE", ids[0]):
+        rescued = engine.do(runner_store.rescue_of(runner, started, 3))
+        assert [(task.id, task.verdict) for task in rescued] == [(ids[1], "charged")]
+    assert asyncio.run(rescue_all(engine)) == [ids[0]]
+
+
+def test_a_task_that_died_with_its_runner_is_counted_with_its_times(engine: Engine) -> None:
+    """SPEC HIS 52: what the figures say is what the dead letters say."""
+    (id_,) = engine.add()
+    runner = engine.join()
+    engine.claim(runner, start=True)
+    engine.db.travel(timedelta(seconds=7))
+    assert engine.die(runner, limit=1) == {id_: "dead"}
+    counted = engine.rows("SELECT outcome, count, run_seconds, run_histogram FROM taskrunner.task_stats")
+    (kept,) = engine.rows("SELECT run_seconds FROM taskrunner.dead_letter")
+    assert [(outcome, count, seconds) for outcome, count, seconds, _ in counted] == [("dead", 1, *kept)]
+    assert kept[0] >= 7
+    assert sum(counted[0][3]) == 1
 
 
 async def rescue_all(engine: Engine) -> list[UUID]:
@@ -479,7 +506,6 @@ async def test_a_retry_snooze_or_burial_whose_reply_was_lost_counts_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     """SPEC CRA 36."""
-    from taskrunner import Snooze
 
     @register_task("Fails", max_retries=0 if statement == "BURY" else 1)
     class Fails(Task):
@@ -665,6 +691,48 @@ async def test_a_runner_whose_server_says_nothing_any_more_leaves_within_seconds
     if id_ is not None:
         view = engine.view(id_)
         assert (view.tries, view.crashes, view.finished_at) == (0, 0, None)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", ["rescue", "retry", "release"])
+async def test_a_cancel_outlives_the_run_that_it_came_too_late_for(engine: Engine, way: str) -> None:
+    """SPEC OPS 48: the runner that was asked died, or sent the task back before it heard of it."""
+
+    @register_task("T")
+    class Echo(Task):
+        async def run(self) -> None: ...
+
+    (id_,) = engine.add()
+    paper = engine.join()
+    (claim,) = engine.claim(paper, start=True)
+    assert engine.do(steering.cancel(id_)) == "requested"
+    ways: dict[str, Callable[[], Any]] = {
+        "rescue": lambda: engine.die(paper),
+        "retry": lambda: engine.retry(paper, claim),
+        "release": lambda: engine.do(store.release(paper, [(id_, claim.claim_no)])),
+    }
+    assert ways[way]()
+    async with engine.running() as running:
+        (view,) = await running.ended(id_)
+        assert running.runs(id_) == 0
+    assert view.state == "cancelled"
+
+
+@pytest.mark.anyio
+async def test_a_task_that_is_rescheduled_after_a_late_cancel_runs(engine: Engine) -> None:
+    @register_task("T")
+    class Echo(Task):
+        async def run(self) -> None: ...
+
+    (id_,) = engine.add()
+    paper = engine.join()
+    (claim,) = engine.claim(paper)
+    engine.do(steering.cancel(id_))
+    engine.do(store.release(paper, [(id_, claim.claim_no)]))
+    assert engine.do(steering.retry_now(id_, uuid7())) == id_
+    async with engine.running() as running:
+        (view,) = await running.ended(id_)
+    assert view.state == "succeeded"
 
 
 @pytest.mark.anyio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import signal
 import sys
 import textwrap
@@ -508,8 +509,6 @@ def project(engine: Engine, tmp_path: Path) -> Any:
 
 async def test_a_task_in_a_child_process_runs_fails_times_out_and_dies_alone(engine: Engine, project: Any) -> None:
     """SPEC RUN 28, 29."""
-    import os
-
     with engine.door() as door:
         async with engine.running(process_slots=2) as running:
             added = [project.Adds(a=n) for n in range(3)]

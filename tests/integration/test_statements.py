@@ -25,8 +25,9 @@ from taskrunner.store.runner import Rescued
 from taskrunner.store.task import Claimed, Due, Fate
 from taskrunner.testing.database import Database
 from tests.engine import Engine
+from tests.plans import numbered
 
-PARTS = {"task.COUNTED"}
+PARTS = {"COUNTED"}
 """Constants that are parts of others and no statements by themselves."""
 
 
@@ -38,19 +39,7 @@ def constants() -> dict[str, str]:
         for name, value in vars(loaded).items():
             if name.isupper() and isinstance(value, str):
                 found[f"{module.name}.{name}"] = value
-    return {name: text for name, text in found.items() if name not in PARTS}
-
-
-def numbered(text: str) -> tuple[str, list[str]]:
-    """Turn `%(name)s` into `$1`, `$2` …; returns the names in that order."""
-    names: list[str] = []
-
-    def number(match: re.Match[str]) -> str:
-        if match[1] not in names:
-            names.append(match[1])
-        return f"${names.index(match[1]) + 1}"
-
-    return re.sub(r"%\((\w+)\)s", number, text).replace("%%", "%"), names
+    return {name: text for name, text in found.items() if name.split(".")[1] not in PARTS}
 
 
 @pytest.fixture

@@ -216,6 +216,23 @@ def test_an_enqueue_left_open_in_somebodys_transaction_delays_only_its_own_key(e
     assert engine.do(store.add([engine.new(unique_key="key:k")]))[0].created
 
 
+def test_batches_that_add_the_same_keys_crosswise_do_not_deadlock(engine: Engine) -> None:
+    keys = [f"key:{number}" for number in range(500)]
+    together = threading.Barrier(2)
+
+    def add(order: list[str]) -> int:
+        with psycopg.connect(engine.url, autocommit=True) as conn:
+            tasks = [engine.new(unique_key=key) for key in order]
+            together.wait()
+            return sum(answer.created for answer in db.run(conn, store.add(tasks)))
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            created = list(pool.map(add, [keys, keys[::-1]]))
+            assert sorted(created) == [0, len(keys)]
+            engine.conn.execute("DELETE FROM taskrunner.task")
+
+
 # ── idempotency keys ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
