@@ -153,11 +153,11 @@ class _ApiService:
         from taskrunner.api.server import serve
 
         self._stop = asyncio.Event()
-        self._line = tie.line
-        self._serving: Coroutine[Any, Any, None] = serve(settings, registry, url, self._stop)
+        self._serving: Coroutine[Any, Any, None] = serve(
+            settings, registry, url, self._stop, listening=lambda _: tie.line.say("joined", id=None)
+        )
 
     async def run(self) -> int:
-        self._line.say("joined", id=None)
         await self._serving
         return 0
 

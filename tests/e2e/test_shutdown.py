@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -176,3 +177,11 @@ def test_a_child_that_keeps_dying_brings_the_rest_down_gracefully(world: World, 
     assert world.row(task).state == "succeeded"
     assert "scheduler keeps dying" in group.log
     assert world.fleet.survivors() == []
+
+
+def test_an_api_that_cannot_listen_brings_the_rest_down_instead_of_being_tried_for_ever(world: World) -> None:
+    """SPEC SHU 45: a port that is taken; the reason is told with the settings to change, once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        group = world.fleet.start("api", "--port", str(taken.getsockname()[1]))
+        assert group.wait() == 1
+    assert group.log.count("TASKRUNNER_API_PORT") == 1
