@@ -22,6 +22,7 @@ UPDATE taskrunner.idempotency_key k SET task_id = %(to_id)s
 """
 
 # DO NOTHING covers both arbiters: the id (a repeat) and the unique key (a live task of the same key).
+# In one order for all: two batches that insert the same keys crosswise would wait for each other.
 # A live row under an old name of the type counts as the type; %(aliases)s is {"name": ["old name", …]}.
 ADD = """
 INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, unique_key, meta,
@@ -39,6 +40,7 @@ SELECT n.id, n.tenant, n.queue, n.type, n.priority, n.payload::jsonb, n.max_retr
        SELECT FROM taskrunner.task old
         WHERE old.tenant = n.tenant AND old.unique_key = n.unique_key
           AND old.type IN (SELECT jsonb_array_elements_text(%(aliases)s::jsonb -> n.type)))
+ ORDER BY n.tenant, n.type, n.unique_key, n.schedule_id, n.tick_at, n.id
 ON CONFLICT DO NOTHING
 RETURNING id, queue, priority, extract(epoch FROM maturity_at - taskrunner.clock())::float8 AS due_in
 """
