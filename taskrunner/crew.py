@@ -19,7 +19,7 @@ from taskrunner.durations import as_delay
 from taskrunner.executors import Call, Executors, RunEnd
 from taskrunner.jsonvalue import dump_json
 from taskrunner.outbox import Outbox
-from taskrunner.outcome import Release, Transition
+from taskrunner.outcome import Finish, Release, Transition
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
@@ -99,6 +99,9 @@ class Crew:
         """Take a claim; a suspect waits until it is the only one that runs."""
         attempt = Attempt(claim, self)
         self._held[claim.id] = attempt
+        if claim.cancel_requested:  # the runner that was asked to stop it died, or had sent it back by then
+            self._conclude(attempt, Finish("cancelled"))
+            return
         if claim.crashes and self._suspect is not None:
             self._waiting.append(attempt)
             return

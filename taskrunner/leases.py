@@ -138,10 +138,7 @@ async def rescue_dead(pump: Pump, crash_limit: int) -> list[Rescued]:
 
 async def rescue_of(pump: Pump, runner_id: UUID, started: Sequence[tuple[UUID, int]], crash_limit: int) -> None:
     """Take back the tasks of a process that is known to be dead; `started` is what its flight recorder says."""
-    if started:
-        await pump(store.mark_started_of(runner_id, started))
-    await pump(store.end_leases([runner_id]))
-    _tell(runner_id, await pump(store.rescue(runner_id, crash_limit)))
+    _tell(runner_id, await pump(store.rescue_of(runner_id, started, crash_limit)))
 
 
 def _tell(runner_id: UUID, tasks: Sequence[Rescued]) -> None:

@@ -1,5 +1,7 @@
 """Runners and their leases in SQL: join, beat, leave, and the rescue of what the dead have left."""
 
+from taskrunner.statements import task
+
 JOIN = """
 INSERT INTO taskrunner.runner (id, kind, host, pid, queues, types, slots, version, started_at, lease_until)
 VALUES (%(id)s, %(kind)s, %(host)s, %(pid)s, %(queues)s::text[], %(types)s::text[], %(slots)s, %(version)s,
@@ -25,12 +27,16 @@ UPDATE taskrunner.runner r SET lease_until = taskrunner.clock() - interval '1 mi
 RETURNING r.id
 """
 
-# What a dead process's flight recorder says had started; its lease has not been taken over yet.
+# What a dead process's flight recorder says had started. Rows that somebody has locked are left out, as by RESCUE: one
+# of them must not hold up the rescue of the others.
 MARK_STARTED_OF = """
-UPDATE taskrunner.task t SET started_at = taskrunner.clock()
-  FROM unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[]) AS m(id, claim_no)
- WHERE t.id = m.id AND t.claim_no = m.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
-   AND t.started_at IS NULL
+WITH locked AS MATERIALIZED (
+    SELECT t.id FROM taskrunner.task t
+      JOIN unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[]) AS m(id, claim_no) ON m.id = t.id
+     WHERE t.claim_no = m.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running' AND t.started_at IS NULL
+     ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
+)
+UPDATE taskrunner.task t SET started_at = taskrunner.clock() FROM locked l WHERE t.id = l.id
 RETURNING t.id
 """
 
@@ -58,7 +64,8 @@ SELECT s.runner_id FROM step s
 # Whom to blame: a runner runs at most one suspect (crashes ≥ 1) at a time, so if one had started, it alone
 # is charged; else each task that had started. Claims never started are not charged.
 # Rows that somebody has locked are left for the next round: the runner's row stays as long as a task names it.
-RESCUE = """
+RESCUE = (
+    """
 WITH locked AS MATERIALIZED (
     SELECT t.id, t.crashes, t.started_at FROM taskrunner.task t
      WHERE t.runner_id = %(runner_id)s AND t.state = 'running'
@@ -71,7 +78,7 @@ WITH locked AS MATERIALIZED (
     DELETE FROM taskrunner.task t USING charged c
      WHERE t.id = c.id AND c.crashes >= %(crash_limit)s
     RETURNING t.*
-), buried AS (
+), ended AS (
     INSERT INTO taskrunner.dead_letter (id, finished_at, started_at, maturity_at, created_at, claim_no, run_seconds,
            priority, tries, crashes, max_retries, tenant, queue, type, runner_id, unique_key, requeued_from,
            schedule_id, tick_at, payload, meta, errors, progress)
@@ -88,26 +95,22 @@ WITH locked AS MATERIALIZED (
 ), returned AS (
     UPDATE taskrunner.task t
        SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL,
-           progress = NULL, cancel_requested_at = NULL, crashes = coalesce(c.crashes, l.crashes),
+           progress = NULL, crashes = coalesce(c.crashes, l.crashes),
            errors = CASE WHEN c.id IS NULL THEN t.errors ELSE t.errors || jsonb_build_object(
                'at', taskrunner.clock(), 'runner', t.runner_id, 'traceback', NULL, 'message', 'its runner died') END
       FROM locked l LEFT JOIN charged c ON c.id = l.id
      WHERE t.id = l.id AND coalesce(c.crashes, 0) < %(crash_limit)s
     RETURNING t.id, t.queue, t.priority, c.id IS NOT NULL AS charged,
               extract(epoch FROM t.maturity_at - taskrunner.clock())::float8 AS due_in
-), tallied AS (
-    INSERT INTO taskrunner.task_stats AS s (minute, runner_id, tenant, queue, type, outcome, count,
-           run_seconds, wait_seconds, run_histogram, wait_histogram)
-    SELECT date_trunc('minute', taskrunner.clock()), %(runner_id)s, b.tenant, b.queue, b.type, 'dead', count(*),
-           sum(b.run_seconds), sum(b.wait_seconds), array_fill(0, ARRAY[13]), array_fill(0, ARRAY[13])
-      FROM buried b GROUP BY b.tenant, b.queue, b.type
-    ON CONFLICT (minute, runner_id, tenant, queue, type, outcome) DO UPDATE SET count = s.count + EXCLUDED.count
-)
+), """
+    + task.COUNTED
+    + """
 SELECT r.id, r.queue, r.priority, r.due_in, CASE WHEN r.charged THEN 'charged' ELSE 'released' END AS verdict
   FROM returned r
 UNION ALL
-SELECT b.id, b.queue, 0, NULL, 'dead' FROM buried b
+SELECT e.id, e.queue, 0, NULL, 'dead' FROM ended e
 """
+)
 
 # A runner's row goes only when no task names it any more.
 LEAVE = """
@@ -115,9 +118,4 @@ DELETE FROM taskrunner.runner r
  WHERE r.id = ANY(%(ids)s::uuid[])
    AND NOT EXISTS (SELECT FROM taskrunner.task t WHERE t.runner_id = r.id AND t.state = 'running')
 RETURNING r.id
-"""
-
-LIVE_TYPES = """
-SELECT DISTINCT y.type FROM taskrunner.runner r CROSS JOIN LATERAL unnest(r.types) AS y(type)
- WHERE r.lease_until > taskrunner.clock()
 """

@@ -1,6 +1,6 @@
 """What people do to tasks, in SQL: each one guarded write that RETURNs whom it changed, or nobody."""
 
-# Pending or blocked → history as cancelled. %(ids)s names tasks; the row leaves and enters in one statement.
+# Pending or blocked → history as cancelled; the row leaves and enters in one statement.
 CANCEL = """
 WITH gone AS (
     DELETE FROM taskrunner.task t WHERE t.id = %(id)s AND t.state IN ('pending', 'blocked') RETURNING t.*
@@ -33,9 +33,10 @@ RETURNING t.id, t.runner_id
 
 NOTIFY_CANCEL = "SELECT pg_notify('taskrunner_cancel', %(message)s)"
 
+# Who gives a task a new maturity wants it to run: a cancel that came too late for an earlier run is taken back.
 RESCHEDULE = """
 UPDATE taskrunner.task t
-   SET maturity_at = coalesce(%(at)s, taskrunner.clock() + %(delay)s::interval)
+   SET maturity_at = coalesce(%(at)s, taskrunner.clock() + %(delay)s::interval), cancel_requested_at = NULL
  WHERE t.id = %(id)s AND t.state = 'pending'
 RETURNING t.id, t.queue, t.priority, extract(epoch FROM t.maturity_at - taskrunner.clock())::float8 AS due_in
 """

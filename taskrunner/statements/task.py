@@ -152,13 +152,13 @@ begun AS MATERIALIZED (
            started_at = CASE WHEN %(start)s AND t.crashes = 0 THEN taskrunner.clock() END
      WHERE t.id = ANY(ARRAY(SELECT p.id FROM picked p UNION ALL SELECT m.id FROM more m))
     RETURNING t.id, t.claim_no, t.tenant, t.queue, t.type, t.priority, t.payload::text AS payload, t.maturity_at,
-              t.tries, t.crashes, t.max_retries, t.errors, t.meta
+              t.tries, t.crashes, t.max_retries, t.errors, t.meta, t.cancel_requested_at IS NOT NULL AS cancel_requested
 )
 SELECT c.id, c.claim_no, c.tenant, c.queue, c.type, c.priority, c.payload, c.maturity_at, c.tries, c.crashes,
-       c.max_retries, c.errors, c.meta
+       c.max_retries, c.errors, c.meta, c.cancel_requested
   FROM claimed c
 UNION ALL
-SELECT e.id, e.claim_no, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT e.id, e.claim_no, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
   FROM ending e WHERE NOT EXISTS (SELECT FROM gone g WHERE g.id = e.id AND g.claim_no = e.claim_no)
 """
 )

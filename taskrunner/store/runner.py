@@ -10,7 +10,7 @@ from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, column
 from taskrunner.statements import runner as sql
-from taskrunner.store.task import Due, announce
+from taskrunner.store.task import BOUNDS, Due, announce
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,8 @@ def rescue_next(seen: Collection[UUID], crash_limit: int) -> Steps[tuple[UUID, l
 
 def rescue(runner_id: UUID, crash_limit: int) -> Steps[list[Rescued]]:
     """Take back the tasks of a runner that has no lease, charge whom the rule blames, and remove its row."""
-    rescued: list[Rescued] = yield Op(sql.RESCUE, {"runner_id": runner_id, "crash_limit": crash_limit}, _rescued)
+    params = {"runner_id": runner_id, "crash_limit": crash_limit, "bounds": BOUNDS}
+    rescued: list[Rescued] = yield Op(sql.RESCUE, params, _rescued)
     yield leave([runner_id])
     back = [Due(task.id, task.queue, task.priority, task.due_in) for task in rescued if task.due_in is not None]
     if back:
@@ -107,14 +108,19 @@ def rescue(runner_id: UUID, crash_limit: int) -> Steps[list[Rescued]]:
     return rescued
 
 
+def rescue_of(runner_id: UUID, started: Sequence[tuple[UUID, int]], crash_limit: int) -> Steps[list[Rescued]]:
+    """Rescue the tasks of a process that is known to be dead; `started` is what its flight recorder says had started.
+
+    The end of its lease locks its row: no other rescuer takes the tasks before they are marked.
+    """
+    yield end_leases([runner_id])
+    yield mark_started_of(runner_id, started)
+    return (yield from rescue(runner_id, crash_limit))
+
+
 def orphaned() -> Op[list[UUID]]:
     """Return runner ids that running tasks name though no such runner is registered."""
     return Op(sql.ORPHANED, {}, column)
-
-
-def live_types() -> Op[set[str]]:
-    """Return the task types that live processes know."""
-    return Op(sql.LIVE_TYPES, {}, lambda rows: {row[0] for row in rows})
 
 
 def _rescued(rows: Sequence[Row]) -> list[Rescued]:

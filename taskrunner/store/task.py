@@ -71,6 +71,7 @@ class Claimed(NamedTuple):
     max_retries: int
     errors: list[dict[str, Any]]
     meta: dict[str, Any]
+    cancel_requested: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +353,17 @@ def unknown(runner_id: UUID, held: Collection[UUID]) -> Op[list[tuple[UUID, int]
     """Return claims that carry this runner's id though it does not hold them: the claim's reply was lost."""
     params = {"runner_id": runner_id, "held": list(held)}
     return Op(sql.UNKNOWN, params, lambda rows: [(id_, claim_no) for id_, claim_no in rows])
+
+
+def release_unknown(runner_id: UUID, held: Collection[UUID]) -> Steps[list[Due]]:
+    """Hand back whatever carries this runner's id though it does not hold it, and tell the runners."""
+    claims = yield unknown(runner_id, held)
+    if not claims:
+        return []
+    back: list[Due] = yield release(runner_id, claims)
+    if back:
+        yield announce(back)
+    return back
 
 
 def fates(runner_id: UUID, left: Sequence[tuple[UUID, int]]) -> Op[list[Fate]]:
