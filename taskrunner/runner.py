@@ -152,10 +152,7 @@ class Runner:
 
     async def _release_all(self) -> None:
         """Hand back what still carries our id: tasks that did not heed their stop, claims whose reply was lost."""
-        rows = await self._main.run(store.unknown(self.id, []))
-        if rows:
-            released = await self._main.run(store.release(self.id, rows))
-            await self._main.run(store.announce(released))
+        await self._main.run(store.release_unknown(self.id, ()))
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,7 +200,9 @@ class Runner:
     def _idle_seconds(self) -> float:
         poll = self._settings.poll.total_seconds()
         due = self._turns.wait() if self._room() > 0 else poll
-        return max(0.001, min(poll, due, self._polled + poll - time.monotonic()))
+        # A poll may be an hour: starts to be marked, endings that met a lock and lost replies do not wait for it.
+        own = _MARK_AFTER if self._crew.held else _DOUBT_EVERY
+        return max(0.001, min(poll, due, own, self._polled + poll - time.monotonic()))
 
     def _room(self) -> int:
         if self._draining or self.lease.ending or time.monotonic() < self._crew.rests_until:
@@ -263,11 +262,9 @@ class Runner:
         """Release rows that carry our id though we hold no such claim: the reply of a claim was lost."""
         if time.monotonic() - self._doubted < _DOUBT_EVERY:
             return
-        unknown = await self._main.run(store.unknown(self.id, list(self._crew.held)))
-        if unknown:
-            log.warning("releasing %d tasks that were claimed by a lost reply", len(unknown))
-            released = await self._main.run(store.release(self.id, unknown))
-            await self._main.run(store.announce(released))
+        released = await self._main.run(store.release_unknown(self.id, list(self._crew.held)))
+        if released:
+            log.warning("released %d tasks that were claimed by a lost reply", len(released))
         self._doubted = time.monotonic()
 
     # ── the lease ────────────────────────────────────────────────────────────────────────────────────────────────

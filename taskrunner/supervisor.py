@@ -232,8 +232,7 @@ class Supervisor:
         with suppress(*_FAILURES, TimeoutError):
             async with asyncio.timeout(0.5 if self._stopping.is_set() else 5.0):
                 if self._stopping.is_set() and code != 0:
-                    rows = await self._link.run(task_store.unknown(child.runner_id, []))
-                    await self._link.run(task_store.release(child.runner_id, rows))
+                    await self._link.run(task_store.release_unknown(child.runner_id, ()))
                 await rescue_of(self._link.run, child.runner_id, started, self._settings.crash_limit)
 
     # ── heartbeats ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -114,10 +114,6 @@ class Turns:
         if queue in self._due_at:
             self._due_at[queue] = min(self._due_at[queue], time.monotonic() + max(seconds, 0.0))
 
-    def all_due(self) -> None:
-        """Nothing is known any more: ask every queue."""
-        self._due_at = dict.fromkeys(self._weights, 0.0)
-
     def take(self) -> str | None:
         """Return the queue whose turn it is among those with due tasks; None if there is none.
 
