@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Select, exists, func, select
 
 from taskrunner.db import Op, Row, Steps, scalar
@@ -15,64 +12,10 @@ from taskrunner.errors import TriggerInvalid
 from taskrunner.models import QueueSettings, RunnerRow, ScheduleRow
 from taskrunner.reads.live import Waiting, longest, waiting
 from taskrunner.reads.selects import clock, op, seconds, table
+from taskrunner.reads.views import Queue, Runner, Schedule
 from taskrunner.triggers import parse_text
 
 _RUNNER, _SCHEDULE, _SETTINGS = table(RunnerRow), table(ScheduleRow), table(QueueSettings)
-
-
-class Runner(BaseModel):
-    """A process that runs tasks or schedules; it is alive while its lease lasts."""
-
-    id: UUID
-    kind: str
-    host: str
-    pid: int
-    slots: int
-    running: int
-    strays: int
-    queues: list[str]
-    types: list[str]
-    version: str
-    started_at: datetime
-    lease_until: datetime
-    lease_seconds: float
-    """Seconds until the lease ends; negative when it has."""
-    alive: bool
-
-
-class Queue(BaseModel):
-    """A queue that has tasks, settings, or a live runner taking from it."""
-
-    name: str
-    paused: bool = False
-    fair: bool = False
-    pending: int = 0
-    due: int = 0
-    running: int = 0
-    runners: int = 0
-    oldest_due_seconds: float | None = None
-
-
-class Schedule(BaseModel):
-    """A stored rule; `orphaned` when no live process knows its task type."""
-
-    name: str
-    type: str
-    tenant: str
-    trigger: str
-    timezone: str
-    description: str
-    payload: dict[str, Any]
-    paused: bool
-    orphaned: bool
-    next_tick_at: datetime | None
-    last_tick_at: datetime | None
-    last_task_id: UUID | None
-    last_error: str | None
-    ticks: int
-    skipped: int
-    catch_up: str
-    declared_in: str
 
 
 def runners() -> Op[list[Runner]]:

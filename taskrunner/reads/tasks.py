@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, DateTime, FromClause, Select, Text, cast, literal, null, select, union_all
 from sqlalchemy.dialects.postgresql import JSONB
 
 from taskrunner.db import Op, Row
 from taskrunner.models import DeadLetter, HistoryRow, TaskRow
 from taskrunner.reads.selects import op, table
+from taskrunner.reads.views import DeadView, TaskFilter, TaskView
 from taskrunner.states import HISTORY, LIVE, State
-
-
-class TaskView(BaseModel):
-    """A task as people see it, whatever its state; the fields are the keys of `tasks show --json`."""
-
-    id: UUID
-    type: str
-    queue: str
-    tenant: str
-    state: State
-    priority: int
-    payload: dict[str, Any]
-    tries: int
-    crashes: int
-    maturity_at: datetime
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    runner_id: UUID | None
-    errors: list[dict[str, Any]]
-    result: Any
-    progress: Any
-    meta: dict[str, Any]
-
-
-class DeadView(TaskView):
-    """A dead letter; `requeued_as` is the task that a person made of it."""
-
-    requeued_as: UUID | None
-
-
-class TaskFilter(BaseModel):
-    """Which tasks to list: what is None does not matter; `after` is the last id of the page before."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    state: State | None = None
-    type: str | None = None
-    queue: str | None = None
-    tenant: str | None = None
-    since: AwareDatetime | None = Field(None, description="Only tasks created at this instant or later.")
-    limit: int = Field(50, ge=1, le=1000)
-    after: UUID | None = Field(None, description="The last id of the page before.")
-
 
 _FIELDS = tuple(TaskView.model_fields)
 _LIVE, _HISTORY, _DEAD = table(TaskRow), table(HistoryRow), table(DeadLetter)

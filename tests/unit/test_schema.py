@@ -25,7 +25,9 @@ def three(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("three")
-@pytest.mark.parametrize(("current", "found"), [(None, "has no schema"), ("0001", "is at 0001"), ("0002", "is at 0002")])
+@pytest.mark.parametrize(
+    ("current", "found"), [(None, "has no schema"), ("0001", "is at 0001"), ("0002", "is at 0002")]
+)
 def test_a_database_that_is_behind_is_told_with_the_command_to_run(current: str | None, found: str) -> None:
     with pytest.raises(SchemaBehind, match=rf"the database {found}, this code needs 0003: run `taskrunner migrate`"):
         schema.check(current)

@@ -3,53 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
 from sqlalchemy import Select, func, select
 
 from taskrunner.db import Steps
 from taskrunner.models import DeadLetter, RunnerRow, ScheduleRow, TaskStats
-from taskrunner.reads.fleet import Queue, Runner, Schedule, alive_now, queues_with, runners, schedules
+from taskrunner.reads.fleet import alive_now, queues_with, runners, schedules
 from taskrunner.reads.live import Waiting, longest, waiting
 from taskrunner.reads.selects import ago, op, table
+from taskrunner.reads.views import Counts, Status, TypeCounts
 from taskrunner.states import HISTORY
 
 _STATS, _DEAD, _RUNNER, _SCHEDULE = table(TaskStats), table(DeadLetter), table(RunnerRow), table(ScheduleRow)
-
-
-class Counts(BaseModel):
-    """Tasks by state: `pending` includes `due` and `retrying`; what ended counts for 24 hours, dead for good."""
-
-    pending: int = 0
-    due: int = 0
-    running: int = 0
-    blocked: int = 0
-    retrying: int = 0
-    succeeded: int = 0
-    ignored: int = 0
-    cancelled: int = 0
-    dead: int = 0
-
-
-class TypeCounts(Counts):
-    """The same by task type; `unregistered` when it has live tasks and no live process knows it."""
-
-    type: str
-    oldest_due_seconds: float | None = None
-    next_tick_at: datetime | None = None
-    unregistered: bool = False
-
-
-class Status(BaseModel):
-    """All of it on one page."""
-
-    tasks: Counts
-    types: list[TypeCounts]
-    queues: list[Queue]
-    runners: list[Runner]
-    schedules: list[Schedule]
 
 
 def status() -> Steps[Status]:

@@ -1,0 +1,142 @@
+"""What the reads return, and the filter they take: values that cost no ORM to import."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from taskrunner.states import State
+
+
+class TaskView(BaseModel):
+    """A task as people see it, whatever its state; the fields are the keys of `tasks show --json`."""
+
+    id: UUID
+    type: str
+    queue: str
+    tenant: str
+    state: State
+    priority: int
+    payload: dict[str, Any]
+    tries: int
+    crashes: int
+    maturity_at: datetime
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    runner_id: UUID | None
+    errors: list[dict[str, Any]]
+    result: Any
+    progress: Any
+    meta: dict[str, Any]
+
+
+class DeadView(TaskView):
+    """A dead letter; `requeued_as` is the task that a person made of it."""
+
+    requeued_as: UUID | None
+
+
+class TaskFilter(BaseModel):
+    """Which tasks to list: what is None does not matter; `after` is the last id of the page before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State | None = None
+    type: str | None = None
+    queue: str | None = None
+    tenant: str | None = None
+    since: AwareDatetime | None = Field(None, description="Only tasks created at this instant or later.")
+    limit: int = Field(50, ge=1, le=1000)
+    after: UUID | None = Field(None, description="The last id of the page before.")
+
+
+class Runner(BaseModel):
+    """A process that runs tasks or schedules; it is alive while its lease lasts."""
+
+    id: UUID
+    kind: str
+    host: str
+    pid: int
+    slots: int
+    running: int
+    strays: int
+    queues: list[str]
+    types: list[str]
+    version: str
+    started_at: datetime
+    lease_until: datetime
+    lease_seconds: float
+    """Seconds until the lease ends; negative when it has."""
+    alive: bool
+
+
+class Queue(BaseModel):
+    """A queue that has tasks, settings, or a live runner taking from it."""
+
+    name: str
+    paused: bool = False
+    fair: bool = False
+    pending: int = 0
+    due: int = 0
+    running: int = 0
+    runners: int = 0
+    oldest_due_seconds: float | None = None
+
+
+class Schedule(BaseModel):
+    """A stored rule; `orphaned` when no live process knows its task type."""
+
+    name: str
+    type: str
+    tenant: str
+    trigger: str
+    timezone: str
+    description: str
+    payload: dict[str, Any]
+    paused: bool
+    orphaned: bool
+    next_tick_at: datetime | None
+    last_tick_at: datetime | None
+    last_task_id: UUID | None
+    last_error: str | None
+    ticks: int
+    skipped: int
+    catch_up: str
+    declared_in: str
+
+
+class Counts(BaseModel):
+    """Tasks by state: `pending` includes `due` and `retrying`; what ended counts for 24 hours, dead for good."""
+
+    pending: int = 0
+    due: int = 0
+    running: int = 0
+    blocked: int = 0
+    retrying: int = 0
+    succeeded: int = 0
+    ignored: int = 0
+    cancelled: int = 0
+    dead: int = 0
+
+
+class TypeCounts(Counts):
+    """The same by task type; `unregistered` when it has live tasks and no live process knows it."""
+
+    type: str
+    oldest_due_seconds: float | None = None
+    next_tick_at: datetime | None = None
+    unregistered: bool = False
+
+
+class Status(BaseModel):
+    """All of it on one page."""
+
+    tasks: Counts
+    types: list[TypeCounts]
+    queues: list[Queue]
+    runners: list[Runner]
+    schedules: list[Schedule]
