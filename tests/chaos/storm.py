@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -59,16 +60,17 @@ class Storm:
             return work.Nap(seconds=self.chance.uniform(0.3, 1.5))
         return work.Flaky(failures=1) if dice < 0.93 else work.Single(key=self.chance.choice("abc"))
 
-    def add(self) -> None:
-        """Enqueue a task and note what became of that: acknowledged, there already, or unknown."""
+    def add(self) -> UUID | None:
+        """Enqueue a task and note what became of that: acknowledged, there already (its id), or unknown (None)."""
         task, note = self.task(), self.fleet.history.note
         try:
             answer = self.queue.add(task)
         except (TaskrunnerError, psycopg.Error):
             note("enqueue", task=str(task.id), ack="unknown")
-            return
+            return None
         note("enqueue", task=str(task.id), ack="yes" if answer.id == task.id else "no")
         self.acknowledged += 1
+        return answer.id
 
     @contextmanager
     def adding(self, pause: float = 0.02, threads: int = 1) -> Iterator[None]:
