@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from taskrunner import events, outcome
-from taskrunner.durations import as_delay
+from taskrunner.durations import as_delay, spell
 from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.executors import Call, NoCapacity, Returned, RunEnd
 from taskrunner.jsonvalue import dump_json
-from taskrunner.outcome import Outcome, Transition, decide, needs_answer
+from taskrunner.outcome import Bury, Finish, Outcome, Retry, Transition, decide, needs_answer
 from taskrunner.registry import Registry, TaskType
 from taskrunner.store.task import Claimed
 from taskrunner.task import RunInfo, Task, ask_next_try, bind, load_payload
@@ -232,6 +232,26 @@ def _classify(end: RunEnd) -> Outcome:
     return outcome.classify(end.value) if isinstance(end, Returned) else outcome.Failed(dict(end.error))
 
 
+def tell(claim: Claimed, transition: Transition, seconds: float) -> None:
+    """Write to the log what became of a claim: each failure is news, the rest is for debugging."""
+    extra = _fields(claim)
+    match transition:
+        case Retry(delay, error):
+            log.warning("failed, the next try is in %s: %s", spell(delay), error["message"], extra=extra)
+        case Bury(errors):
+            reason = "; ".join(error["message"] for error in errors)
+            log.error("dead: %s (`taskrunner dead show %s` has its errors)", reason, claim.id, extra=extra)
+        case Finish(state):
+            log.debug("%s after %.3f s", state, seconds, extra=extra)
+        case _:
+            log.debug("back to pending: %s", type(transition).__name__, extra=extra)
+
+
+def _fields(claim: Claimed) -> dict[str, object]:
+    """What a log line about a task carries; text logs begin with it."""
+    return {"task_id": str(claim.id), "task_type": claim.type, "task_try": claim.tries + 1}
+
+
 class RunContext:
     """`self.context` of a task on the loop or in a thread; see `taskrunner.task.Context`."""
 
@@ -278,9 +298,7 @@ class RunContext:
     @property
     def logger(self) -> logging.LoggerAdapter[Any]:
         """A logger whose records carry the task's id, type and try."""
-        claim = self._attempt.claim
-        extra = {"task_id": str(claim.id), "task_type": claim.type, "task_try": claim.tries + 1}
-        return logging.LoggerAdapter(log, extra)
+        return logging.LoggerAdapter(log, _fields(self._attempt.claim))
 
     @property
     def cancelled(self) -> bool:

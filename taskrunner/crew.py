@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from uuid import UUID
 
 from taskrunner import events
-from taskrunner.attempt import Attempt, Stop
+from taskrunner.attempt import Attempt, Stop, tell
 from taskrunner.durations import as_delay
 from taskrunner.executors import Call, Executors, RunEnd
 from taskrunner.jsonvalue import dump_json
@@ -163,6 +163,7 @@ class Crew:
         if transition is None:
             self._settled(attempt)
         else:
+            tell(claim, transition, attempt.run_seconds)
             self.outbox.put(attempt, transition)
 
     def _next_suspect(self) -> None:

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import Processor
 
+_ISO = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+
 # Libraries whose infos are other people's debugging.
 _CHATTY = ("alembic", "apscheduler", "asyncio", "httpx", "uvicorn.error")
 
@@ -28,7 +30,7 @@ def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None
     terminal = target.isatty()
     as_text = format_ == "text" or (format_ == "auto" and terminal)
     handler = logging.StreamHandler(target)
-    handler.setFormatter(_formatter(_text(terminal) if as_text else _json()))
+    handler.setFormatter(_formatter(_text(terminal) if as_text else _json(), short=as_text and terminal))
     root = logging.getLogger()
     for old in [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]:
         root.removeHandler(old)
@@ -41,13 +43,13 @@ def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None
     logging.captureWarnings(capture=True)
 
 
-def _formatter(finish: list[Processor]) -> structlog.stdlib.ProcessorFormatter:
+def _formatter(finish: list[Processor], *, short: bool) -> structlog.stdlib.ProcessorFormatter:
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
             structlog.stdlib.ExtraAdder(),
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time") if short else _ISO,
             _process_id,
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
@@ -65,14 +67,35 @@ def _json() -> list[Processor]:
 def _text(terminal: bool) -> list[Processor]:
     colours = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     renderer = structlog.dev.ConsoleRenderer(
-        colors=colours, timestamp_key="time", pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        colors=colours,
+        timestamp_key="time",
+        pad_event_to=0,
+        pad_level=False,
+        exception_formatter=structlog.dev.plain_traceback,
     )
-    return [_one_line, renderer]
+    return [_task_first, *([_short] if terminal else []), _one_line, renderer]
+
+
+def _task_first(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Begin a line about a task with its type, id and try."""
+    if {"task_type", "task_id", "task_try"} <= event.keys():
+        name, id_, number = (event.pop(field) for field in ("task_type", "task_id", "task_try"))
+        event["event"] = f"{name} {id_}, try {number}: {event['event']}"
+    return event
+
+
+def _short(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out, at a terminal, what a person who started it all there knows or need not know."""
+    event.pop("pid", None)
+    if str(event.get("logger", "")).startswith("taskrunner."):
+        del event["logger"]
+    return event
 
 
 def _process_id(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["pid"] = os.getpid()
-    event.pop("color_message", None)  # uvicorn's second copy of its message
+    for copy in ("color_message", "message", "asctime"):  # uvicorn's, and what another handler has left in the record
+        event.pop(copy, None)
     return event
 
 

@@ -207,6 +207,25 @@ async def test_next_try_is_asked_once_a_failure(engine: Engine, runs: Any) -> No
     assert [error["try"] for error in view.errors] == [1, 2, 3, 4]
 
 
+async def test_each_failure_is_a_line_in_the_log_and_the_last_says_where_the_errors_are(
+    engine: Engine, runs: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run(self: Task) -> None:
+        raise ValueError(f"no luck in try {self.tries}")
+
+    kind = runs(run, next_try=lambda self: 0 if self.tries < 1 else None)
+    with caplog.at_level("INFO", "taskrunner.task"), engine.door() as door:
+        async with engine.running() as running:
+            id_ = door.add(kind()).id
+            await running.ended(id_)
+    lines = [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "taskrunner.task"]
+    assert lines == [
+        ("WARNING", "failed, the next try is in 0 s: ValueError: no luck in try 0"),
+        ("ERROR", f"dead: ValueError: no luck in try 1 (`taskrunner dead show {id_}` has its errors)"),
+    ]
+    assert [vars(one)["task_id"] for one in caplog.records if one.name == "taskrunner.task"] == [str(id_)] * 2
+
+
 async def test_next_try_of_an_ignored_task_is_never_asked(engine: Engine, runs: Any) -> None:
     """SPEC RUN 25."""
     asked: list[int] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -292,6 +293,32 @@ def test_text_logs_in_a_pipe_are_plain_and_no_message_forges_a_line(root: loggin
     logging.getLogger("taskrunner.test").warning("first\n2026 [error] \x1b[31mforged")
     assert len(stream.getvalue().splitlines()) == 1
     assert "\x1b" not in stream.getvalue()
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_at_a_terminal_a_line_is_the_time_the_level_and_what_happened(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    logs.configure("info", "auto", stream=stream)
+    logging.getLogger("taskrunner.runner").info("it goes on")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[info\] it goes on\n", stream.getvalue())
+
+
+def test_a_text_line_about_a_task_begins_with_the_task(root: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.configure("info", "text", stream=stream)
+    extra = {"task_type": "Mail", "task_id": "01a2", "task_try": 2}
+    logging.getLogger("taskrunner.task").warning("failed: %s", "no", extra=extra)
+    assert "[warning] Mail 01a2, try 2: failed: no [taskrunner.task]" in stream.getvalue()
+    assert "task_id" not in stream.getvalue()
 
 
 def test_auto_is_json_where_there_is_no_terminal_and_configuring_twice_writes_once(root: logging.Logger) -> None:
