@@ -60,6 +60,6 @@ def _next_steps(folder: Path) -> str:
     enter = "" if folder.resolve() == Path.cwd() else f"\n  cd {os.fspath(folder)}"
     return f"""
 Next:{enter}
-  taskrunner start all        # in another terminal: scheduler, runner and dashboard
+  taskrunner start all        # in another terminal: scheduler, runner and API
   taskrunner enqueue Hello '{{"name": "you"}}' --wait
   taskrunner status"""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taskrunner.cli.session import check_schema, talk
+from taskrunner.cli.session import check_schema
+
+if TYPE_CHECKING:
+    from taskrunner.access import Access
+    from taskrunner.settings import Settings
+
+log = logging.getLogger("taskrunner.start")
 
 ALL = ("scheduler", "runner", "api")
 
@@ -89,7 +96,7 @@ def scheduler(grace: Grace = None, log_level: Level = None, log_format: Format =
 def api(
     host: Host = None, port: Port = None, grace: Grace = None, log_level: Level = None, log_format: Format = None
 ) -> None:
-    """Start the API and the dashboard."""
+    """Start the HTTP API; /docs lists what it answers."""
     flags = {"api_host": host, "api_port": port, "grace": grace, "log_level": log_level, "log_format": log_format}
     _start(("api",), flags)
 
@@ -104,11 +111,23 @@ def _start(kinds: tuple[str, ...], flags: dict[str, Any]) -> None:
     _check_tasks()
     logs.configure(settings.log_level, settings.log_format)
     with database(settings) as way:
-        if way.data is not None:
-            talk(f"DATABASE_URL is not set: using a private PostgreSQL, its data are in {way.data}")
+        _introduce(kinds, settings, way)
         _prepare(way.url, migrate=kinds == ALL)
         code = supervise(kinds, settings, way.url)
     raise typer.Exit(code)
+
+
+def _introduce(kinds: tuple[str, ...], settings: Settings, way: Access) -> None:
+    """Say in two lines what is started on which database, and how to stop it."""
+    from taskrunner.settings.values import format_duration, mask_url
+
+    if way.data is None:
+        log.info("database: %s", mask_url(way.url))
+    else:
+        log.info("no DATABASE_URL: using a private PostgreSQL, its data are in %s", way.data)
+    runners = "runner" if settings.processes == 1 else f"{settings.processes} runners"
+    what = " + ".join(runners if kind == "runner" else kind for kind in kinds)
+    log.info("starting %s; Ctrl-C ends it: running tasks get %s to finish", what, format_duration(settings.grace))
 
 
 def _check_tasks() -> None:

@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     )
     partitions_ahead: Count = Field(30, ge=30, le=366, description="Days for which history partitions are made ahead.")
 
-    api_token: SecretStr | None = Field(None, description="Token that the API and the dashboard ask for.")
+    api_token: SecretStr | None = Field(None, description="Token that the API asks for.")
     api_host: str = Field(
         "127.0.0.1", min_length=1, description="Address the API listens on; one that is not loopback needs a token."
     )

@@ -185,3 +185,11 @@ def test_an_api_that_cannot_listen_brings_the_rest_down_instead_of_being_tried_f
         group = world.fleet.start("api", "--port", str(taken.getsockname()[1]))
         assert group.wait() == 1
     assert group.log.count("TASKRUNNER_API_PORT") == 1
+
+
+def test_a_start_says_on_which_database_what_runs_and_how_it_ends(world: World) -> None:
+    group = world.fleet.start("runner", "--grace", "5m", "--processes", "2")
+    world.up(2)
+    assert "database: postgresql://" in group.log
+    assert "starting 2 runners; Ctrl-C ends it: running tasks get 5m to finish" in group.log
+    assert group.stop() == 0
