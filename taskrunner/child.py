@@ -1,4 +1,4 @@
-"""A supervisor's child: a runner, a scheduler or the API in a fresh process, `python -m taskrunner.child KIND FD`.
+"""A supervisor's child: a runner, a scheduler or the API in a fresh process, `python -m taskrunner.child KIND FD LOOP`.
 
 It drains at SIGTERM or SIGINT, and when its supervisor is gone; a second signal makes it leave at once.
 """
@@ -40,9 +40,23 @@ class Service(Protocol):
         """Take a message of the supervisor's."""
 
 
-def main(kind: str, handle: int) -> int:
-    """Run the service `kind` with the supervisor at the other end of socket `handle`; returns the exit code."""
-    return asyncio.run(_talk(kind, socket.socket(fileno=handle)))
+def main(kind: str, handle: int, loop: str) -> int:
+    """Run the service `kind` with the supervisor at the other end of socket `handle`; returns the exit code.
+
+    On uvloop if `loop` says so and it is installed, else on asyncio's own event loop.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
+        return runner.run(_talk(kind, socket.socket(fileno=handle)))
+
+
+def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if loop != "uvloop":
+        return None
+    try:
+        import uvloop
+    except ImportError:  # where there is no build of it: Windows, PyPy, a very new Python
+        return None
+    return uvloop.new_event_loop
 
 
 async def _talk(kind: str, end: socket.socket) -> int:
@@ -176,4 +190,4 @@ _SERVICES: dict[str, Callable[[Settings, Registry, str, _Tie], Service]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

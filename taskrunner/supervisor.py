@@ -63,7 +63,8 @@ class Child:
         """Start a fresh process and tell it how to run."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "taskrunner.child", self.kind, str(theirs.fileno())]
+            loop = "uvloop" if self._settings.uvloop else "asyncio"
+            command = [sys.executable, "-m", "taskrunner.child", self.kind, str(theirs.fileno()), loop]
             # A session of its own: the terminal's Ctrl-C comes to the supervisor alone, which passes it on once.
             self.process = await asyncio.create_subprocess_exec(
                 *command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=asyncio.subprocess.DEVNULL
