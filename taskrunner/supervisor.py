@@ -60,17 +60,21 @@ class Child:
         self.recorder: Recorder | None = None
 
     async def start(self) -> None:
-        """Start a fresh process and tell it how to run."""
+        """Start a fresh process and tell it how to run. Raises: OSError when the system has no room for it."""
+        self.ready, self.runner_id = False, None
         ours, theirs = socket.socketpair()
         with theirs:
             loop = "uvloop" if self._settings.uvloop else "asyncio"
             command = [sys.executable, "-m", "taskrunner.child", self.kind, str(theirs.fileno()), loop]
             # A session of its own: the terminal's Ctrl-C comes to the supervisor alone, which passes it on once.
-            self.process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=asyncio.subprocess.DEVNULL
-            )
+            try:
+                self.process = await asyncio.create_subprocess_exec(
+                    *command, pass_fds=[theirs.fileno()], start_new_session=True, stdin=asyncio.subprocess.DEVNULL
+                )
+            except BaseException:
+                ours.close()
+                raise
         self.line = await Line.over(ours)
-        self.ready, self.runner_id = False, None
         hello: dict[str, Any] = {"settings": settings_to_json(self._settings)}
         if self.kind == "runner":
             self.runner_id, slots = uuid7(), self._settings.concurrency + self._settings.stray_limit
@@ -198,7 +202,13 @@ class Supervisor:
 
     async def _live(self, child: Child) -> int:
         """One life of a child, from its start to the rescue of what it left."""
-        await child.start()
+        try:
+            await child.start()
+        except OSError as error:
+            child.send(signal.SIGKILL)
+            child.hang_up()
+            log.error("%s cannot be started: %s; raise the limit it names, or start fewer processes", child.name, error)
+            return 1
         if self._stopping.is_set():  # the signal came while it was being started
             child.send(signal.SIGTERM)
         listening = asyncio.create_task(child.listen())
