@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from uuid_utils.compat import uuid7
 
 from taskrunner import db, reads
+from taskrunner.access import database
 from taskrunner.borrowed import async_connection, sync_connection
 from taskrunner.db import Work, arun, run
 from taskrunner.durations import as_delay
@@ -51,22 +53,18 @@ class _Door:
         self._settings = settings
         self._tenant = tenant
         self._registry = registry or declared
-        self._membership: Any = None
-        self._url = url or (settings.database_url.get_secret_value() if settings.database_url else None)
+        self._given, self._url = url, url
+        self._access = ExitStack()
 
     def _find_url(self) -> str:
         """Return the database's URL; without one, join the project's private server for as long as the door is open."""
         if self._url is None:
-            from taskrunner.embedded import join
-
-            self._membership = join(self._settings.project, binaries=self._settings.pg_bin)
-            self._url = str(self._membership.url)
+            self._url = self._access.enter_context(database(self._settings)).url
         return self._url
 
     def _leave(self) -> None:
-        if self._membership is not None:
-            self._membership.close()
-            self._membership = self._url = None
+        self._access.close()
+        self._url = self._given
 
     def _pool_arguments(self, url: str) -> dict[str, Any]:
         """A pool that has given up connecting starts anew with the next caller; until then its pauses would double."""
@@ -286,7 +284,7 @@ class AsyncTaskQueue(_Door):
     async def close(self) -> None:
         """Close the door's connections; the embedded server stops when its last user has left."""
         await self._pool.close()
-        self._leave()
+        await asyncio.to_thread(self._leave)  # the last user waits for the private server's end
 
     async def __aenter__(self) -> AsyncTaskQueue:
         await self.open()
