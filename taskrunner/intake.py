@@ -49,6 +49,7 @@ def compose(registry: Registry, task: Task, options: Options, tenant: str) -> Ne
         priority=_integer("priority", options.priority, kind.priority, -_INT32, _INT32 - 1),
         max_retries=_integer("max_retries", options.max_retries, kind.max_retries, 0, _INT32 - 1),
         unique_key=unique_key(kind, task, options.key),
+        reserved_for=kind.unique_for,
         meta=_meta(options.meta),
         at=_instant(options),
         delay=timedelta(0) if options.delay is None else as_delay(options.delay, "delay"),

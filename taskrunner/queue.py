@@ -88,7 +88,7 @@ class _Door:
     def _idempotency(self, key: str | None) -> Idempotency | None:
         if key is None:
             return None
-        return Idempotency(check_key("idempotency_key", key), self._settings.idempotency_retention)
+        return Idempotency(f"caller {check_key('idempotency_key', key)}", self._settings.idempotency_retention)
 
 
 def _refuse(answer: Enqueued, on_conflict: OnConflict, row: NewTask) -> Enqueued:

@@ -21,6 +21,13 @@ UPDATE taskrunner.idempotency_key k SET task_id = %(to_id)s
  WHERE k.tenant = %(tenant)s AND k.type = %(type)s AND k.key = %(key)s AND k.task_id = %(task_id)s
 """
 
+# Nothing was enqueued under it: the key is free for the next one.
+FREE_IDEMPOTENCY_KEY = """
+DELETE FROM taskrunner.idempotency_key k
+ WHERE k.tenant = %(tenant)s AND k.type = %(type)s AND k.key = %(key)s AND k.task_id = %(task_id)s
+RETURNING k.task_id
+"""
+
 # DO NOTHING covers both arbiters: the id (a repeat) and the unique key (a live task of the same key).
 # In one order for all: two batches that insert the same keys crosswise would wait for each other.
 # A live row under an old name of the type counts as the type; %(aliases)s is {"name": ["old name", …]}.

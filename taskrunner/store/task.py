@@ -29,7 +29,10 @@ class Enqueued(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task to be inserted; `at` decides over `delay`. `payload` and `meta` are JSON texts that were checked."""
+    """A task to be inserted; `at` decides over `delay`. `payload` and `meta` are JSON texts that were checked.
+
+    Its unique key stays taken for `reserved_for` after the enqueue, also when the task ends before that.
+    """
 
     id: UUID
     type: str
@@ -45,14 +48,16 @@ class NewTask:
     tick_at: datetime | None = None
     at: datetime | None = None
     delay: timedelta = timedelta(0)
+    reserved_for: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A caller's key for one enqueue and how long it stays taken."""
+    """A key that outlives its task, and for how long; one that is not `lasting` is a unique type's own."""
 
     key: str
     retention: timedelta
+    lasting: bool = True
 
 
 class Claimed(NamedTuple):
@@ -150,24 +155,41 @@ def add(
 ) -> Steps[list[Enqueued]]:
     """Insert `tasks` in one transaction, all or nothing; repeating it with the same ids changes nothing.
 
-    Of tasks with a unique key, the one that is live already answers. `idempotency` goes with a single task.
-    `aliases` maps a type to the older names under which its tasks may be queued.
+    Of tasks with a unique key, the one that is live already answers; of those with `reserved_for`, one that was
+    enqueued so recently. `idempotency` goes with a single task. `aliases` maps a type to the older names under
+    which its tasks may be queued.
     """
-    if idempotency is not None and (earlier := (yield from _keep_key(tasks[0], idempotency))) is not None:
-        return [Enqueued(earlier, created=False)]
+    keys = _reservations(tasks) + ([(tasks[0], idempotency)] if idempotency is not None else [])
+    answers: dict[UUID, Enqueued] = {}
+    for task, key in keys:
+        if task.id not in answers and (earlier := (yield from _keep_key(task, key))) is not None:
+            answers[task.id] = Enqueued(earlier, created=False)
     known = {name: list(old) for name, old in (aliases or {}).items()}
-    answers = yield from _insert({task.id: task for task in tasks}, known, notify)
-    if idempotency is not None and not answers[tasks[0].id].created:
-        yield _key_op(enqueue.MOVE_IDEMPOTENCY_KEY, tasks[0], idempotency, to_id=answers[tasks[0].id].id)
+    answers |= yield from _insert({task.id: task for task in tasks if task.id not in answers}, known, notify)
+    for task, key in keys:
+        if not answers[task.id].created:
+            yield from _give_up_key(task, key, answers[task.id].id)
     seen: set[UUID] = set()
-    return [_answer(answers[task.id], task.id, seen) for task in tasks]
+    return [_answer(answers, task.id, seen) for task in tasks]
 
 
-def _answer(answer: Enqueued, asked: UUID, seen: set[UUID]) -> Enqueued:
-    """One task given twice in a batch was created once."""
+def _answer(answers: Mapping[UUID, Enqueued], asked: UUID, seen: set[UUID]) -> Enqueued:
+    """One task given twice in a batch was created once; one of the batch may stand for another, itself answered for."""
+    answer = answers[asked]
     repeated = asked in seen
     seen.add(asked)
-    return Enqueued(answer.id, created=False) if repeated else answer
+    there = answers.get(answer.id, answer)
+    return Enqueued(there.id, created=answer.created and not repeated)
+
+
+def _reservations(tasks: Sequence[NewTask]) -> list[tuple[NewTask, Idempotency]]:
+    """Return the keys of unique types that stay taken for a time; in one order, lest two batches deadlock."""
+    wanted = [
+        (task, Idempotency(f"unique {task.unique_key}", task.reserved_for, lasting=False))
+        for task in tasks
+        if task.reserved_for is not None
+    ]
+    return sorted(wanted, key=lambda pair: (pair[0].tenant, pair[0].type, pair[1].key))
 
 
 def _keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
@@ -176,6 +198,16 @@ def _keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
         return None
     earlier: UUID | None = yield _key_op(enqueue.IDEMPOTENT_TASK, task, idempotency)
     return earlier
+
+
+def _give_up_key(task: NewTask, idempotency: Idempotency, there: UUID) -> Steps[None]:
+    """A task that was there answered: a caller's key stands for it from now on, a reservation is not renewed by it."""
+    if task.id == there:
+        return  # a repeat of the enqueue that took the key
+    if idempotency.lasting:
+        yield _key_op(enqueue.MOVE_IDEMPOTENCY_KEY, task, idempotency, to_id=there)
+    else:
+        yield _key_op(enqueue.FREE_IDEMPOTENCY_KEY, task, idempotency)
 
 
 def _key_op(text: str, task: NewTask, idempotency: Idempotency, **more: Any) -> Op[Any]:

@@ -318,3 +318,57 @@ def until_waiting(engine: Engine, pid: int) -> None:
     while not engine.value("SELECT cardinality(pg_blocking_pids(%s)) > 0", pid):
         assert time.monotonic() < deadline, "it does not wait"
         time.sleep(0.005)
+
+
+# ── unique for a time ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_type_that_is_unique_for_a_time_stays_so_after_its_task_has_ended(engine: Engine) -> None:
+    """DESIGN 2, `unique_for`."""
+
+    @register_task("Hourly", unique=("to",), unique_for=HOUR)
+    class Hourly(Task):
+        to: str
+
+        async def run(self) -> None: ...
+
+    with engine.door() as door:
+        first = door.add(Hourly(to="a"))
+        assert door.add(Hourly(to="b")).created
+        door.cancel(first.id)
+        assert door.add(Hourly(to="a")) == Enqueued(first.id, created=False)
+        engine.db.travel(HOUR + timedelta(seconds=1))
+        again = door.add(Hourly(to="a"))
+        assert again.created
+
+
+def test_an_enqueue_that_met_a_live_task_does_not_prolong_the_time(engine: Engine) -> None:
+    """DESIGN 2, `unique_for`."""
+
+    @register_task("Daily", unique=True, unique_for=HOUR)
+    class Daily(Task):
+        async def run(self) -> None: ...
+
+    with engine.door() as door:
+        first = door.add(Daily())
+        engine.db.travel(HOUR * 2)
+        assert door.add(Daily()) == Enqueued(first.id, created=False)
+        door.cancel(first.id)
+        assert door.add(Daily()).created
+
+
+def test_of_a_batch_one_is_created_and_it_answers_for_the_others(engine: Engine) -> None:
+    """DESIGN 2, `unique_for`."""
+
+    @register_task("Batched", unique=True, unique_for=HOUR)
+    class Batched(Task):
+        async def run(self) -> None: ...
+
+    with engine.door() as door:
+        tasks = [Batched(), Batched(), Batched()]
+        answers = door.add_many(tasks)
+        assert sum(answer.created for answer in answers) == 1
+        assert len({answer.id for answer in answers}) == 1
+        engine.db.travel(HOUR * 2)
+        assert {answer.id for answer in door.add_many([Batched(), Batched()])} == {answers[0].id}
+        assert live(engine) == 1
