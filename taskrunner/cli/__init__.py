@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from taskrunner.cli import admin, dead, enqueue, init, queues, runners, schedules, start, status, tasks
-from taskrunner.errors import TaskrunnerError
+from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
 
 # As `--help` lists them: first steps, looking, steering, operating.
 ORDER = (
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         command(args=arguments, prog_name="taskrunner")
     except TaskrunnerError as error:
-        typer.echo(f"error: {error}", err=True)
+        remedy = ": `taskrunner config show` says which one is meant" if isinstance(error, DatabaseUnreachable) else ""
+        typer.echo(f"error: {error}{remedy}", err=True)
         sys.exit(error.exit_code)
     sys.exit(0)

@@ -60,7 +60,7 @@ def maintain(as_json: AsJson = False) -> None:
     from taskrunner.janitor import maintain as run_duties
 
     async def duties(url: str) -> Maintained:
-        link = Link(url, name="taskrunner janitor", prepare=opened.settings.prepare)
+        link = Link(url, name="taskrunner janitor", prepare=opened.settings.prepare, patience=janitor.PATIENCE)
         try:
             return await run_duties(link, opened.settings)
         finally:

@@ -93,5 +93,7 @@ def _outcome(ended: TaskView) -> str:
         from pydantic_core import to_json
 
         return "succeeded" if ended.result is None else to_json(ended.result).decode()
+    from taskrunner.console import cell
+
     last = f": {ended.errors[-1]['message']}" if ended.errors else ""
-    return f"{ended.state}{last}"
+    return cell(f"{ended.state}{last}").plain  # a task's words must not move the cursor

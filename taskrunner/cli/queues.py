@@ -34,6 +34,7 @@ def pause(name: Name, as_json: AsJson = False) -> None:
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
+    _check(name)
     with session() as opened:
         opened.run(steering.pause_queue(name, paused=True))
     tell({"name": name, "paused": True}, as_json, f"queue {name} is paused")
@@ -48,3 +49,14 @@ def resume(name: Name, as_json: AsJson = False) -> None:
     with session() as opened:
         opened.run(steering.resume_queue(name))
     tell({"name": name, "paused": False}, as_json, f"queue {name} is open")
+
+
+def _check(name: str) -> None:
+    """Raise `InvalidArgument` for what cannot be a queue's name: nothing would ever be taken from it."""
+    from taskrunner.errors import InvalidArgument, RegistrationError
+    from taskrunner.registry.checks import check_queue
+
+    try:
+        check_queue(name)
+    except RegistrationError as error:
+        raise InvalidArgument(str(error)) from None

@@ -9,6 +9,8 @@ import typer
 from taskrunner.cli.options import AsJson
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from taskrunner.settings import Settings
     from taskrunner.store.schedule import Known
     from taskrunner.triggers import Trigger
@@ -169,12 +171,17 @@ def _known(settings: Settings) -> Known:
 
 
 def _trigger(frequency: str, timezone: str) -> Trigger:
-    """Read a crontab, or a duration as an interval. Raises: `TriggerInvalid`."""
+    """Read a crontab, or a duration as an interval. Raises: `InvalidArgument`, since here it comes from a person."""
+    from taskrunner.errors import InvalidArgument, TriggerInvalid
     from taskrunner.settings import parse_duration
     from taskrunner.triggers import parse
 
+    rule: str | timedelta
     try:
-        every = parse_duration(frequency)
+        rule = parse_duration(frequency)
     except ValueError:
-        return parse(frequency, timezone=timezone)
-    return parse(every, timezone=timezone)
+        rule = frequency
+    try:
+        return parse(rule, timezone=timezone)
+    except TriggerInvalid as error:
+        raise InvalidArgument(str(error)) from None

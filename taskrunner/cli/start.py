@@ -127,7 +127,7 @@ def _introduce(kinds: tuple[str, ...], settings: Settings, way: Access) -> None:
         log.info("no DATABASE_URL: using a private PostgreSQL, its data are in %s", way.data)
     runners = "runner" if settings.processes == 1 else f"{settings.processes} runners"
     what = " + ".join(runners if kind == "runner" else kind for kind in kinds)
-    log.info("starting %s; Ctrl-C ends it: running tasks get %s to finish", what, format_duration(settings.grace))
+    log.info("starting %s; Ctrl-C ends it: what is running gets %s to finish", what, format_duration(settings.grace))
 
 
 def _check_tasks() -> None:

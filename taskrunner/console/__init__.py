@@ -16,10 +16,11 @@ from taskrunner.console.lists import (
     show_tasks,
 )
 from taskrunner.console.overview import WIDE, show_status, status_line, watch
-from taskrunner.console.screen import screen, waiting
+from taskrunner.console.screen import cell, screen, waiting
 
 __all__ = [
     "WIDE",
+    "cell",
     "screen",
     "show_dead",
     "show_instants",

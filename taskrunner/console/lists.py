@@ -73,7 +73,7 @@ def show_runners(runners: Sequence[Runner], *, ids: bool = True) -> RenderableTy
 def show_queues(queues: Sequence[Queue]) -> RenderableType:
     """Return queues as a table."""
     if not queues:
-        return Text("no queues: nothing was ever enqueued")
+        return Text("no queues: none holds tasks, and no runner takes from one")
     made = table(
         "queue", "pending", "due", "running", "runners", "oldest", "",
         right=("pending", "due", "running", "runners", "oldest"),

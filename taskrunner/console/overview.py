@@ -45,7 +45,7 @@ def show_status(status: Status, now: datetime, *, width: int, rows: int | None =
 def status_line(status: Status, now: datetime) -> str:
     """Return the totals in one line, for a watch that is no terminal."""
     counts = " ".join(f"{name}={count}" for name, count in status.tasks.model_dump().items())
-    live = sum(runner.alive for runner in status.runners)
+    live = sum(one.alive for one in status.runners if one.kind == "runner")
     return f"{stamp(now)} {counts} runners={live}"
 
 

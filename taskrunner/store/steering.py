@@ -103,6 +103,8 @@ def _refusal(id_: UUID, verb: str) -> Steps[Exception]:
     where: _Where = found[0]
     if where.state == "dead" and verb == "requeued":
         return Conflict(f"task {id_} cannot be requeued: its key {where.unique_key!r} is taken by a live {where.type}")
+    if where.state == "requeued":
+        return Conflict(f"task {id_} was dead and is requeued already: `taskrunner dead show {id_}` names the new one")
     hint = ": use `taskrunner dead requeue|delete`" if where.state == "dead" else ""
     return Conflict(f"task {id_} is {where.state} and cannot be {verb}{hint}")
 

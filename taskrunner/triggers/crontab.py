@@ -95,9 +95,7 @@ def _expand(written: str) -> str:
             "and for every few seconds give the number itself, such as 5"
         )
     if fields != 5:
-        raise TriggerInvalid(
-            f"crontab {written!r} has {fields} fields, not five (minute hour day month weekday); seconds are a number"
-        )
+        raise TriggerInvalid(f"crontab {written!r} has {fields} fields instead of five (minute hour day month weekday)")
     return _RANGE_OF_ONE.sub(r"\1", expression)
 
 

@@ -191,5 +191,5 @@ def test_a_start_says_on_which_database_what_runs_and_how_it_ends(world: World) 
     group = world.fleet.start("runner", "--grace", "5m", "--processes", "2")
     world.up(2)
     assert "database: postgresql://" in group.log
-    assert "starting 2 runners; Ctrl-C ends it: running tasks get 5m to finish" in group.log
+    assert "starting 2 runners; Ctrl-C ends it: what is running gets 5m to finish" in group.log
     assert group.stop() == 0

@@ -166,6 +166,7 @@ def test_an_unreachable_database_leaves_with_4(cli: Cli, monkeypatch: pytest.Mon
         ended = cli(*command)
         assert (ended.code, ended.out) == (4, "")
         assert ended.err.startswith("error: the database cannot be reached: ")
+        assert "`taskrunner config show`" in ended.err
         assert len(ended.err.splitlines()) == 1
 
 
@@ -308,7 +309,8 @@ def test_retry_makes_a_pending_task_due_and_requeues_a_dead_one(cli: Cli, taskru
     assert fresh["requeued_from"] == str(dead)
     shown = cli("tasks", "show", fresh["id"], "--json").json()
     assert (shown["state"], shown["tries"]) == ("pending", 0)
-    assert cli("tasks", "retry", dead).code == 1
+    again = cli("tasks", "retry", dead)
+    assert (again.code, "requeued already" in again.err) == (1, True)
 
 
 def test_what_is_not_there_leaves_with_1(cli: Cli) -> None:
@@ -432,6 +434,12 @@ def test_queues_are_paused_and_resumed(cli: Cli) -> None:
     assert cli("queues", "list", "--json").json()[0]["paused"] is False
 
 
+@pytest.mark.parametrize("name", ["", "two words", "a:2", "a,b"])
+def test_a_queue_that_cannot_be_is_not_paused(cli: Cli, name: str) -> None:
+    assert cli("queues", "pause", name).code == 2
+    assert cli("queues", "list", "--json").json() == []
+
+
 def test_runners_are_listed_and_a_dead_one_is_called_so(cli: Cli, taskrunner_db: Database) -> None:
     """SPEC OPS 49."""
     assert cli("runners", "list", "--json").json() == []
@@ -460,7 +468,7 @@ def test_a_schedule_is_added_looked_ahead_paused_run_and_removed(cli: Cli) -> No
     assert cli("schedules", "list", "--json").json() == []
 
 
-@pytest.mark.parametrize(("frequency", "code"), [("nonsense", 3), ("0 0 31 2 *", 3), ("0", 3), ("5m", 0), ("90", 0)])
+@pytest.mark.parametrize(("frequency", "code"), [("nonsense", 2), ("0 0 31 2 *", 2), ("0", 2), ("5m", 0), ("90", 0)])
 def test_a_schedule_that_makes_no_sense_is_refused(cli: Cli, frequency: str, code: int) -> None:
     """SPEC REG 3, SCH 41."""
     assert cli("schedules", "add", "odd", "Report", frequency).code == code
