@@ -11,16 +11,28 @@ import typer
 from taskrunner.errors import InvalidArgument
 from taskrunner.states import State
 
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no task id: an id is a UUID, as `taskrunner enqueue` prints it"
+        ) from None
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-TaskId = Annotated[UUID, typer.Argument(metavar="ID", help="The task's id.")]
+TaskId = Annotated[UUID, typer.Argument(metavar="ID", help="The task's id.", parser=_id)]
 ByState = Annotated[State | None, typer.Option("--state", help="Only tasks in this state.")]
 ByType = Annotated[str | None, typer.Option("--type", help="Only tasks of this type.")]
 ByQueue = Annotated[str | None, typer.Option("--queue", help="Only tasks of this queue.")]
 ByTenant = Annotated[str | None, typer.Option("--tenant", help="Only tasks of this tenant.")]
 Since = Annotated[str | None, typer.Option(help="Only tasks created since: 15m, 2h, 7d ago, or an ISO time.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
-After = Annotated[UUID | None, typer.Option(help="Go on after this id: the last one of the page before.")]
+After = Annotated[
+    UUID | None, typer.Option(help="Go on after this id: the last one of the page before.", metavar="ID", parser=_id)
+]
 
 
 def duration(text: str | None, option: str) -> timedelta | None:

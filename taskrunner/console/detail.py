@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import to_json
@@ -46,6 +47,14 @@ def _facts(task: TaskView) -> Iterator[tuple[str, Text]]:
             yield name, _cell(_json(value))
 
 
+def _when(text: object) -> str:
+    """An error says when in ISO; what some other hand has written is shown as it is."""
+    try:
+        return stamp(datetime.fromisoformat(str(text)).astimezone(UTC))
+    except ValueError:
+        return str(text or "at an unknown time")
+
+
 def _cell(value: object, style: str = "") -> Text:
     return cell(value, style, fold=True)
 
@@ -56,6 +65,6 @@ def _json(value: Any) -> str:
 
 def _error(number: int, error: dict[str, Any]) -> Iterator[Text]:
     yield Text()
-    yield _cell(f"error {number}, {error.get('at') or 'at an unknown time'}: {error.get('message', '')}", "bold red")
+    yield _cell(f"error {number}, {_when(error.get('at'))}: {error.get('message', '')}", "bold red")
     for line in str(error.get("traceback") or "").splitlines():
         yield _cell(line, "dim")

@@ -19,12 +19,14 @@ def figure(count: int) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Write how long something lasts, in the largest unit of which there are two: `90s`, `12m`, `47h`, `3d`."""
+    """Write how long something lasts, in the largest unit of which there are two: `4ms`, `90s`, `12m`, `47h`, `3d`."""
     if seconds is None:
         return ""
     for size, unit, least in _UNITS:
         if abs(seconds) >= least:
             return f"{seconds / size:.0f}{unit}"
+    if 0 < abs(seconds) < 0.1:
+        return f"{seconds * 1000:.0f}ms"
     return f"{seconds:.0f}s" if abs(seconds) >= 10 or seconds == 0 else f"{seconds:.1f}s"
 
 

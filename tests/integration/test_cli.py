@@ -321,6 +321,14 @@ def test_what_is_not_there_leaves_with_1(cli: Cli) -> None:
     assert cli("schedules", "pause", "nightly").code == 1
 
 
+def test_an_id_that_is_none_is_refused_with_what_an_id_is(cli: Cli) -> None:
+    for command in (["tasks", "show", "abc"], ["dead", "requeue", "abc"], ["tasks", "list", "--after", "abc"]):
+        ended = cli(*command)
+        assert ended.code == 2
+        assert ": 'abc' is no task id: an id is a UUID, as `taskrunner enqueue` prints it\n" in ended.err
+        assert "Value error" not in ended.err
+
+
 # ── dead letters ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

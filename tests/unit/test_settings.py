@@ -530,3 +530,10 @@ def test_the_example_file_changes_nothing_when_it_is_used(monkeypatch: pytest.Mo
         name, _, value = line.partition("=")
         monkeypatch.setenv(name, value)
     assert load(project=Path.cwd()).model_dump() == Settings().model_dump()
+
+
+def test_every_setting_is_read_by_the_code_that_it_is_for() -> None:
+    """SPEC OPS 51."""
+    package = ROOT / "taskrunner"
+    text = "".join(path.read_text("utf-8") for path in package.rglob("*.py") if "settings" not in path.parts)
+    assert [name for name in Settings.model_fields if not re.search(rf"settings\.{name}\b", text)] == []
