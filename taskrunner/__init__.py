@@ -12,7 +12,7 @@ from taskrunner.task import Context, Task
 
 if TYPE_CHECKING:
     from taskrunner.queue import AsyncTaskQueue, TaskQueue
-    from taskrunner.store.task import Enqueued
+    from taskrunner.store.enqueue import Enqueued
 
 __all__ = [
     "AsyncTaskQueue",
@@ -31,7 +31,7 @@ __all__ = [
 # The doors need a database driver; a module that only declares tasks does not.
 _DOORS = {
     "AsyncTaskQueue": "taskrunner.queue",
-    "Enqueued": "taskrunner.store.task",
+    "Enqueued": "taskrunner.store.enqueue",
     "TaskQueue": "taskrunner.queue",
 }
 

@@ -192,7 +192,7 @@ class Crew:
         self.progress[attempt.claim.id, attempt.claim.claim_no] = text
 
     def exhausted(self) -> None:
-        """The system gives no further thread or process: claim nothing for a while, others may have some."""
+        """Something that runs need cannot be had (a thread, a process, a mark): claim nothing for a while."""
         self.rests_until = time.monotonic() + _REST
 
     def _heed_strays(self, strays: int) -> None:

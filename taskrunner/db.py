@@ -206,22 +206,30 @@ def hang_up(conn: Connection[Any] | AsyncConnection[Any]) -> None:
         end.shutdown(socket.SHUT_RDWR)
 
 
+PATIENCE = 30.0
+"""Seconds that a link waits for a statement: a thousand times what one takes, and not for ever."""
+
+
 class Link:
     """One asynchronous connection that is opened when needed and thrown away when it breaks.
 
     Callers take turns. A link never retries by itself, since only the caller knows whether the lost statement
-    may be repeated.
+    may be repeated. A peer that keeps the connection up but does not answer counts as gone after `patience` seconds.
     """
 
-    def __init__(self, url: str, *, name: str, prepare: bool = True) -> None:
-        self._url, self._name, self._prepare = url, name, prepare
+    def __init__(self, url: str, *, name: str, prepare: bool = True, patience: float = PATIENCE) -> None:
+        self._url, self._name, self._prepare, self._patience = url, name, prepare, patience
         self._conn: AsyncConnection[TupleRow] | None = None
         self._turn = asyncio.Lock()
 
     async def run(self, work: Work[T]) -> T:
         """Execute `work`, connecting first if need be. Raises: `DatabaseUnreachable` and the connection is dropped."""
         async with self.connection() as conn:
-            return await arun(conn, work)
+            late = asyncio.get_running_loop().call_later(self._patience, hang_up, conn)
+            try:
+                return await arun(conn, work)
+            finally:
+                late.cancel()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:

@@ -8,8 +8,8 @@ from taskrunner.intake import Options, compose
 from taskrunner.payload import parse_payload
 from taskrunner.registry import Registry, TaskType
 from taskrunner.store.declaration import Declaration
+from taskrunner.store.enqueue import NewTask
 from taskrunner.store.schedule import Known, Template
-from taskrunner.store.task import NewTask
 
 
 def known(registry: Registry) -> Known:

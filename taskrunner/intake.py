@@ -13,7 +13,7 @@ from taskrunner.errors import InvalidArgument
 from taskrunner.jsonvalue import check_text, dump_json
 from taskrunner.payload import dump
 from taskrunner.registry import Registry, TaskType, unique_key
-from taskrunner.store.task import NewTask
+from taskrunner.store.enqueue import NewTask
 from taskrunner.task import Task
 
 OnConflict = Literal["skip", "error"]

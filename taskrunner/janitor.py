@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = timedelta(milliseconds=1)
 PATIENCE = timedelta(milliseconds=100)
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)  # s, between attempts at a lock, each with up to as much again
+LONGEST = 600.0  # s, that a statement may take: moving a day out of DEFAULT is the longest
 BATCH = 5000  # rows of one deletion: some tens of milliseconds
 
 

@@ -83,9 +83,7 @@ class TaskRow(Table, table=True):
             unique=True,
             postgresql_where=text("unique_key IS NOT NULL"),
         ),
-        Index(
-            "task_tick", "schedule_id", "tick_at", unique=True, postgresql_where=text("schedule_id IS NOT NULL")
-        ),
+        Index("task_tick", "schedule_id", "tick_at", unique=True, postgresql_where=text("schedule_id IS NOT NULL")),
     )
 
     id: UUID = _column(Uuid(), primary=True)

@@ -29,9 +29,9 @@ from taskrunner.registry import Registry
 from taskrunner.registry import registry as declared
 from taskrunner.settings import Settings, load
 from taskrunner.states import TERMINAL
+from taskrunner.store import enqueue as enqueue_store
 from taskrunner.store import steering
-from taskrunner.store import task as store
-from taskrunner.store.task import Enqueued, Idempotency, NewTask
+from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask
 
 T = TypeVar("T")
 Duration = timedelta | float
@@ -83,7 +83,7 @@ class _Door:
 
     def _add(self, rows: list[NewTask], idempotency_key: str | None = None) -> Work[list[Enqueued]]:
         aliases = aliases_of(self._registry, (row.type for row in rows if row.unique_key is not None))
-        return store.add(rows, aliases=aliases, idempotency=self._idempotency(idempotency_key))
+        return enqueue_store.add(rows, aliases=aliases, idempotency=self._idempotency(idempotency_key))
 
     def _idempotency(self, key: str | None) -> Idempotency | None:
         if key is None:
@@ -164,14 +164,14 @@ class TaskQueue(_Door):
     ) -> None:
         self.close()
 
-    def _run(self, make: Callable[[], Work[T]]) -> T:
-        """Run the work of `make()`; after a lost connection once more: whatever a door does may be repeated."""
+    def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
+        """Run the work of `make()`; after a lost connection once more, or what `again` says: all may be repeated."""
         try:
             return self._once(make())
         except DatabaseUnreachable as error:
             _refuse_repeat(error)
             self._pool.check()
-            return self._once(make())
+            return self._once((again or make)())
 
     def _once(self, work: Work[T]) -> T:
         with db.translated(), self._pool.connection() as conn:
@@ -229,7 +229,7 @@ class TaskQueue(_Door):
         Raises: `NotFound`, `Conflict` naming the state.
         """
         id_ = as_id(id_)
-        return self._run(lambda: steering.cancel(id_))
+        return self._run(lambda: steering.cancel(id_), lambda: steering.cancel(id_, repeated=True))
 
     def retry(self, id_: UUID | str) -> UUID:
         """Make a pending task due now, or requeue a dead one; returns the id to look for. Raises as `cancel`."""
@@ -244,7 +244,9 @@ class TaskQueue(_Door):
     def delete(self, id_: UUID | str) -> None:
         """Take a pending task back: it ends as cancelled. Raises: `NotFound`, `Conflict` for any other state."""
         id_ = as_id(id_)
-        self._run(lambda: steering.cancel(id_, running=False))
+        self._run(
+            lambda: steering.cancel(id_, running=False), lambda: steering.cancel(id_, running=False, repeated=True)
+        )
 
     def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
         """Return the task once it has ended. Raises: `WaitTimeout`, `NotFound`."""
@@ -295,14 +297,14 @@ class AsyncTaskQueue(_Door):
     ) -> None:
         await self.close()
 
-    async def _run(self, make: Callable[[], Work[T]]) -> T:
-        """Run the work of `make()`; after a lost connection once more: whatever a door does may be repeated."""
+    async def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
+        """Run the work of `make()`; after a lost connection once more, or what `again` says: all may be repeated."""
         try:
             return await self._once(make())
         except DatabaseUnreachable as error:
             _refuse_repeat(error)
             await self._pool.check()
-            return await self._once(make())
+            return await self._once((again or make)())
 
     async def _once(self, work: Work[T]) -> T:
         with db.translated():
@@ -353,7 +355,7 @@ class AsyncTaskQueue(_Door):
     async def cancel(self, id_: UUID | str) -> str:
         """Cancel a task: see `TaskQueue.cancel`."""
         id_ = as_id(id_)
-        return await self._run(lambda: steering.cancel(id_))
+        return await self._run(lambda: steering.cancel(id_), lambda: steering.cancel(id_, repeated=True))
 
     async def retry(self, id_: UUID | str) -> UUID:
         """Make a task due now, or requeue a dead one: see `TaskQueue.retry`."""
@@ -368,7 +370,9 @@ class AsyncTaskQueue(_Door):
     async def delete(self, id_: UUID | str) -> None:
         """Take a pending task back: see `TaskQueue.delete`."""
         id_ = as_id(id_)
-        await self._run(lambda: steering.cancel(id_, running=False))
+        await self._run(
+            lambda: steering.cancel(id_, running=False), lambda: steering.cancel(id_, running=False, repeated=True)
+        )
 
     async def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
         """Return the task once it has ended: see `TaskQueue.wait`."""

@@ -78,7 +78,7 @@ class Runner:
         self._aside = Link(url, name="taskrunner runner aside", prepare=settings.prepare)
         self._turns = Turns(self._queues)
         self._wake = asyncio.Event()
-        self._draining = False
+        self._draining = self._asked = False
         self._deadline = float("inf")  # of the drain, by monotonic time
         self._doubted = self._polled = 0.0
         self._pulse = Pulse(self.id)
@@ -117,7 +117,7 @@ class Runner:
 
     def stop(self, grace: timedelta | None = None) -> None:
         """Drain: claim nothing more, give running tasks the grace period, release the rest. Again: release at once."""
-        again, self._draining = self._draining, True
+        again, self._asked, self._draining = self._asked, True, True
         length = self._settings.grace if grace is None else grace
         seconds = 0.0 if again else length.total_seconds()
         self._deadline = min(self._deadline, time.monotonic() + seconds)
@@ -128,8 +128,11 @@ class Runner:
         return self._pulse
 
     def _overrun(self) -> None:
+        """Drain as if asked to; the first signal that comes then is a first one, and keeps the grace period."""
         if not self._draining:
-            self.stop()
+            self._draining = True
+            self._deadline = time.monotonic() + self._settings.grace.total_seconds()
+            self._wake.set()
 
     def _heart(self) -> Heart:
         heart = Heart(self._url, self, every=self._settings.heartbeat, lease=self._settings.lease)
@@ -296,9 +299,9 @@ class Runner:
         self._crew.stop(Stop.LOST)
         while self._crew.active:
             await self._rest(0.2)
-        endings = self._crew.outbox.finishes()
-        cycled = await self._main.run(store.cycle(Cycle(runner_id=self.id, endings=endings)))
-        await self._crew.outbox.written(self._main.run, self.id, endings, cycled.left)
+        while endings := self._crew.outbox.finishes():
+            cycled = await self._main.run(store.cycle(Cycle(runner_id=self.id, endings=endings)))
+            await self._crew.outbox.written(self._main.run, self.id, endings, cycled.left)
         await self._crew.outbox.write_others(self._main.run, self.id)
         await self._release_all()
         await self._main.run(runner_store.leave([self.id]))
@@ -353,7 +356,9 @@ class Runner:
         claim = attempt.claim
         try:
             attempt.marked = await self._aside.run(store.mark_started(self.id, claim.id, claim.claim_no))
-        except _FAILURES:
+        except _FAILURES as error:
+            log.warning("the start of %s %s cannot be stored, it is released: %s", claim.type, claim.id, error)
+            self._crew.exhausted()
             return False
         return attempt.marked
 

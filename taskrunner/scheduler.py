@@ -58,7 +58,7 @@ class Scheduler:
         self._ended = declared.ended(registry)
         self._ticks = Link(url, name="taskrunner scheduler", prepare=settings.prepare)
         self._leases = Link(url, name="taskrunner scheduler leases", prepare=settings.prepare)
-        self._maintenance = Link(url, name="taskrunner janitor", prepare=settings.prepare)
+        self._maintenance = Link(url, name="taskrunner janitor", prepare=settings.prepare, patience=janitor.LONGEST)
         self._holds = Holds()
         self._stopping = asyncio.Event()
         self._duties = Duties()

@@ -20,10 +20,12 @@ from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
 from taskrunner.runner import Runner, Ties
 from taskrunner.settings import Settings
+from taskrunner.store import enqueue
 from taskrunner.store import runner as runner_store
 from taskrunner.store import task as store
+from taskrunner.store.enqueue import NewTask
 from taskrunner.store.runner import Process
-from taskrunner.store.task import Claimed, Cycle, Cycled, Due, Ending, NewTask
+from taskrunner.store.task import Claimed, Cycle, Cycled, Due, Ending
 from taskrunner.testing.database import Database
 
 T = TypeVar("T")
@@ -66,7 +68,7 @@ class Engine:
 
     def add(self, count: int = 1, **fields: Any) -> list[UUID]:
         """Store tasks as a door would; of the type `T` if nothing is said."""
-        return [answer.id for answer in self.do(store.add([self.new(**fields) for _ in range(count)]))]
+        return [answer.id for answer in self.do(enqueue.add([self.new(**fields) for _ in range(count)]))]
 
     def new(self, **fields: Any) -> NewTask:
         return NewTask(**{"id": uuid7(), "type": "T", "payload": "{}", "queue": "default", **fields})

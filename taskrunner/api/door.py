@@ -87,8 +87,8 @@ class Door(AsyncTaskQueue):
         """Run the work of `make()`, once more if the connection breaks. Raises: `DatabaseUnreachable`."""
         return await self._run(make)
 
-    async def _run(self, make: Callable[[], Work[T]]) -> T:
-        return await self._within(LIMIT, super()._run(make))
+    async def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
+        return await self._within(LIMIT, super()._run(make, again))
 
     async def _within(self, limit: float, work: Coroutine[Any, Any, T]) -> T:
         """Wait for the work until the time is up; then it is cancelled, but not waited for.

@@ -54,15 +54,14 @@ def maintain(as_json: AsJson = False) -> None:
     import asyncio
     from dataclasses import asdict
 
+    from taskrunner import janitor
     from taskrunner.console import waiting
     from taskrunner.db import Link
-    from taskrunner.janitor import Maintained
-    from taskrunner.janitor import maintain as run_duties
 
-    async def duties(url: str) -> Maintained:
-        link = Link(url, name="taskrunner janitor", prepare=opened.settings.prepare, patience=janitor.PATIENCE)
+    async def duties(url: str) -> janitor.Maintained:
+        link = Link(url, name="taskrunner janitor", prepare=opened.settings.prepare, patience=janitor.LONGEST)
         try:
-            return await run_duties(link, opened.settings)
+            return await janitor.maintain(link, opened.settings)
         finally:
             await link.close()
 

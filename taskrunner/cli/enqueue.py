@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from taskrunner.queue import TaskQueue
     from taskrunner.reads import TaskView
     from taskrunner.registry import Registry
-    from taskrunner.store.task import Enqueued
+    from taskrunner.store.enqueue import Enqueued
     from taskrunner.task import Task
 
 EXAMPLE = """Example: taskrunner enqueue SendEmail '{"to": "a@b.c"}' --delay 5m"""

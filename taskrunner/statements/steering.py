@@ -63,11 +63,11 @@ DELETE_DEAD = "DELETE FROM taskrunner.dead_letter d WHERE d.id = %(id)s RETURNIN
 
 # Where a task is now, for the message of a conflict; and its key's holder, for a requeue.
 STATE = """
-SELECT t.state, t.type, t.unique_key FROM taskrunner.task t WHERE t.id = %(id)s
+SELECT t.state, t.type, t.unique_key, NULL::uuid AS requeued_as FROM taskrunner.task t WHERE t.id = %(id)s
 UNION ALL
-SELECT h.state, h.type, h.unique_key FROM taskrunner.task_history h WHERE h.id = %(id)s
+SELECT h.state, h.type, h.unique_key, NULL FROM taskrunner.task_history h WHERE h.id = %(id)s
 UNION ALL
-SELECT CASE WHEN d.requeued_as IS NULL THEN 'dead' ELSE 'requeued' END, d.type, d.unique_key
+SELECT CASE WHEN d.requeued_as IS NULL THEN 'dead' ELSE 'requeued' END, d.type, d.unique_key, d.requeued_as
   FROM taskrunner.dead_letter d WHERE d.id = %(id)s
 """
 

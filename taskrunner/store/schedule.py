@@ -11,8 +11,8 @@ from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.statements import schedule as sql
-from taskrunner.store import task as tasks
-from taskrunner.store.task import NewTask
+from taskrunner.store import enqueue
+from taskrunner.store.enqueue import NewTask
 from taskrunner.triggers import Trigger, missed, parse_text
 
 
@@ -109,7 +109,7 @@ def tick(id_: UUID, known: Known, limit: int) -> Steps[Ticked | None]:
     schedule: Schedule = taken[0]
     trigger = schedule.rule()
     dues = due_times(schedule, trigger, limit)
-    added = yield from tasks.add([_tick_task(schedule, known, due) for due in dues], aliases=known.aliases)
+    added = yield from enqueue.add([_tick_task(schedule, known, due) for due in dues], aliases=known.aliases)
     created = [answer.id for answer in added if answer.created]
     yield Op(
         sql.ADVANCE,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, column, nothing
-from taskrunner.errors import Conflict, NotFound
+from taskrunner.errors import Conflict, NotFound, TaskrunnerError
 from taskrunner.statements import steering as sql
 from taskrunner.store.task import Due, announce
 
@@ -20,22 +20,28 @@ class _Where(NamedTuple):
     state: str
     type: str
     unique_key: str | None
+    requeued_as: UUID | None
 
 
-def cancel(id_: UUID, *, running: bool = True) -> Steps[str]:
+def cancel(id_: UUID, *, running: bool = True, repeated: bool = False) -> Steps[str]:
     """Cancel a pending or blocked task, or ask the runner of a running one to stop it.
 
-    Returns: `cancelled`, or `requested` for a running task.
+    Returns: `cancelled`, or `requested` for a running task. A call that is `repeated` because its reply was lost may
+    find its own work done: that is no conflict.
     Raises: `NotFound`; `Conflict` naming the state when it has ended, or is running and `running` is False.
     """
-    gone = yield Op(sql.CANCEL, {"id": id_}, list)
-    if gone:
-        yield _count_cancelled(gone[0])
+    for _ in range(2):  # a task that its runner hands back between the two statements is met by the second round
+        gone = yield Op(sql.CANCEL, {"id": id_}, list)
+        if gone:
+            yield _count_cancelled(gone[0])
+            return "cancelled"
+        if running and (asked := (yield Op(sql.REQUEST_CANCEL, {"id": id_}, list))):
+            yield Op(sql.NOTIFY_CANCEL, {"message": str(asked[0][0])}, nothing)
+            return "requested"
+    where = yield from _where(id_)
+    if repeated and where is not None and where.state == "cancelled":
         return "cancelled"
-    if running and (asked := (yield Op(sql.REQUEST_CANCEL, {"id": id_}, list))):
-        yield Op(sql.NOTIFY_CANCEL, {"message": str(asked[0][0])}, nothing)
-        return "requested"
-    raise (yield from _refusal(id_, "cancelled"))
+    raise _refusal(id_, where, "cancelled")
 
 
 def reschedule(id_: UUID, *, at: datetime | None = None, delay: timedelta = timedelta(0)) -> Steps[Due]:
@@ -45,7 +51,7 @@ def reschedule(id_: UUID, *, at: datetime | None = None, delay: timedelta = time
     """
     moved = yield Op(sql.RESCHEDULE, {"id": id_, "at": at, "delay": delay}, _dues)
     if not moved:
-        raise (yield from _refusal(id_, "rescheduled"))
+        raise _refusal(id_, (yield from _where(id_)), "rescheduled")
     yield announce(moved)
     due: Due = moved[0]
     return due
@@ -70,17 +76,20 @@ def requeue(id_: UUID, new_id: UUID) -> Steps[UUID]:
     Raises: `NotFound`; `Conflict` naming the state, or the key that is taken again.
     """
     fresh = yield Op(sql.REQUEUE, {"id": id_, "new_id": new_id}, _dues)
-    if not fresh:
-        raise (yield from _refusal(id_, "requeued"))
-    yield announce(fresh)
-    return new_id
+    if fresh:
+        yield announce(fresh)
+        return new_id
+    where = yield from _where(id_)
+    if where is not None and where.requeued_as == new_id:
+        return new_id  # a repeat: the first reply was lost
+    raise _refusal(id_, where, "requeued")
 
 
 def delete_dead(id_: UUID) -> Steps[UUID]:
     """Delete a dead letter for good. Raises: `NotFound`; `Conflict` naming the state of a task that is not dead."""
     gone = yield Op(sql.DELETE_DEAD, {"id": id_}, column)
     if not gone:
-        raise (yield from _refusal(id_, "deleted"))
+        raise _refusal(id_, (yield from _where(id_)), "deleted")
     return id_
 
 
@@ -96,11 +105,14 @@ def resume_queue(queue: str) -> Steps[list[str]]:
     return list(resumed)
 
 
-def _refusal(id_: UUID, verb: str) -> Steps[Exception]:
-    found = yield Op(sql.STATE, {"id": id_}, lambda rows: [_Where(*row) for row in rows])
-    if not found:
+def _where(id_: UUID) -> Steps[_Where | None]:
+    found: list[_Where] = yield Op(sql.STATE, {"id": id_}, lambda rows: [_Where(*row) for row in rows])
+    return found[0] if found else None
+
+
+def _refusal(id_: UUID, where: _Where | None, verb: str) -> TaskrunnerError:
+    if where is None:
         return NotFound(f"no task {id_}: it was never stored, or retention has removed it")
-    where: _Where = found[0]
     if where.state == "dead" and verb == "requeued":
         return Conflict(f"task {id_} cannot be requeued: its key {where.unique_key!r} is taken by a live {where.type}")
     if where.state == "requeued":

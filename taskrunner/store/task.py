@@ -1,15 +1,15 @@
-"""A task's life: enqueue, cycle (end and claim), retry, snooze, bury, release."""
+"""A task's life after its enqueue: cycle (end and claim), retry, snooze, bury, release."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from taskrunner.db import Op, Row, Steps, column, nothing, scalar
+from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.statements import enqueue
 from taskrunner.statements import task as sql
 
@@ -18,46 +18,6 @@ BOUNDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.
 
 CHANNEL = "taskrunner"
 """NOTIFY channel: a JSON object with `queue`, `priority` and `due_in`, the seconds until the task's maturity."""
-
-
-class Enqueued(NamedTuple):
-    """What became of an enqueue: `created` is False when `id` names a task that was there already."""
-
-    id: UUID
-    created: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to be inserted; `at` decides over `delay`. `payload` and `meta` are JSON texts that were checked.
-
-    Its unique key stays taken for `reserved_for` after the enqueue, also when the task ends before that.
-    """
-
-    id: UUID
-    type: str
-    payload: str
-    queue: str
-    tenant: str = "default"
-    priority: int = 100
-    max_retries: int = 3
-    unique_key: str | None = None
-    meta: str = "{}"
-    requeued_from: UUID | None = None
-    schedule_id: UUID | None = None
-    tick_at: datetime | None = None
-    at: datetime | None = None
-    delay: timedelta = timedelta(0)
-    reserved_for: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Idempotency:
-    """A key that outlives its task, and for how long; one that is not `lasting` is a unique type's own."""
-
-    key: str
-    retention: timedelta
-    lasting: bool = True
 
 
 class Claimed(NamedTuple):
@@ -143,155 +103,6 @@ class Fate(NamedTuple):
     ended: bool
 
 
-# ── enqueue ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def add(
-    tasks: Sequence[NewTask],
-    *,
-    aliases: Mapping[str, Sequence[str]] | None = None,
-    idempotency: Idempotency | None = None,
-    notify: bool = True,
-) -> Steps[list[Enqueued]]:
-    """Insert `tasks` in one transaction, all or nothing; repeating it with the same ids changes nothing.
-
-    Of tasks with a unique key, the one that is live already answers; of those with `reserved_for`, one that was
-    enqueued so recently. `idempotency` goes with a single task. `aliases` maps a type to the older names under
-    which its tasks may be queued.
-    """
-    keys = _reservations(tasks) + ([(tasks[0], idempotency)] if idempotency is not None else [])
-    answers: dict[UUID, Enqueued] = {}
-    for task, key in keys:
-        if task.id not in answers and (earlier := (yield from _keep_key(task, key))) is not None:
-            answers[task.id] = Enqueued(earlier, created=False)
-    known = {name: list(old) for name, old in (aliases or {}).items()}
-    answers |= yield from _insert({task.id: task for task in tasks if task.id not in answers}, known, notify)
-    for task, key in keys:
-        if not answers[task.id].created:
-            yield from _give_up_key(task, key, answers[task.id].id)
-    seen: set[UUID] = set()
-    return [_answer(answers, task.id, seen) for task in tasks]
-
-
-def _answer(answers: Mapping[UUID, Enqueued], asked: UUID, seen: set[UUID]) -> Enqueued:
-    """One task given twice in a batch was created once; one of the batch may stand for another, itself answered for."""
-    answer = answers[asked]
-    repeated = asked in seen
-    seen.add(asked)
-    there = answers.get(answer.id, answer)
-    return Enqueued(there.id, created=answer.created and not repeated)
-
-
-def _reservations(tasks: Sequence[NewTask]) -> list[tuple[NewTask, Idempotency]]:
-    """Return the keys of unique types that stay taken for a time; in one order, lest two batches deadlock."""
-    wanted = [
-        (task, Idempotency(f"unique {task.unique_key}", task.reserved_for, lasting=False))
-        for task in tasks
-        if task.reserved_for is not None
-    ]
-    return sorted(wanted, key=lambda pair: (pair[0].tenant, pair[0].type, pair[1].key))
-
-
-def _keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
-    kept = yield _key_op(enqueue.KEEP_IDEMPOTENCY_KEY, task, idempotency, retention=idempotency.retention)
-    if kept is not None:
-        return None
-    earlier: UUID | None = yield _key_op(enqueue.IDEMPOTENT_TASK, task, idempotency)
-    return earlier
-
-
-def _give_up_key(task: NewTask, idempotency: Idempotency, there: UUID) -> Steps[None]:
-    """A task that was there answered: a caller's key stands for it from now on, a reservation is not renewed by it."""
-    if task.id == there:
-        return  # a repeat of the enqueue that took the key
-    if idempotency.lasting:
-        yield _key_op(enqueue.MOVE_IDEMPOTENCY_KEY, task, idempotency, to_id=there)
-    else:
-        yield _key_op(enqueue.FREE_IDEMPOTENCY_KEY, task, idempotency)
-
-
-def _key_op(text: str, task: NewTask, idempotency: Idempotency, **more: Any) -> Op[Any]:
-    names = {"tenant": task.tenant, "type": task.type, "key": idempotency.key, "task_id": task.id}
-    return Op(text, {**names, **more}, scalar)
-
-
-def _insert(
-    waiting: dict[UUID, NewTask], aliases: Mapping[str, Sequence[str]], notify: bool
-) -> Steps[dict[UUID, Enqueued]]:
-    answers: dict[UUID, Enqueued] = {}
-    inserted: list[Due] = []
-    while waiting:
-        rows = yield Op(enqueue.ADD, _add_params(list(waiting.values()), aliases), _dues)
-        fresh = {row.id for row in rows}
-        ended = yield from _take_back_ended(list(fresh))
-        inserted += [row for row in rows if row.id not in ended]
-        answers |= {id_: Enqueued(id_, created=id_ not in ended) for id_ in fresh}
-        waiting = {id_: task for id_, task in waiting.items() if id_ not in fresh}
-        if waiting:
-            incumbents = yield Op(enqueue.INCUMBENT, _incumbent_params(list(waiting.values()), aliases), dict)
-            answers |= {id_: Enqueued(there, created=False) for id_, there in incumbents.items() if there}
-            # Whoever stood in the way has ended meanwhile: its key is free, insert again.
-            waiting = {id_: task for id_, task in waiting.items() if incumbents.get(id_) is None}
-    if notify and inserted:
-        yield announce(inserted)
-    return answers
-
-
-def _take_back_ended(ids: list[UUID]) -> Steps[set[UUID]]:
-    if not ids:
-        return set()
-    ended = set((yield Op(enqueue.ALREADY_ENDED, {"ids": ids, "since": _since(ids)}, column)))
-    if ended:
-        yield Op(enqueue.TAKE_BACK, {"ids": list(ended)}, column)
-    return ended
-
-
-def _since(ids: Collection[UUID]) -> datetime:
-    """Return a day before the oldest id was made: no task with such an id ended earlier.
-
-    A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7); any other id could be of any age. The day is
-    for clients whose clocks are wrong.
-    """
-    if any(id_.version != 7 for id_ in ids):
-        return datetime(1970, 1, 1, tzinfo=UTC)
-    made = datetime.fromtimestamp(min(id_.int >> 80 for id_ in ids) / 1000, tz=UTC)
-    return min(made, datetime.now(UTC)) - timedelta(days=1)
-
-
-def _add_params(tasks: Sequence[NewTask], aliases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    return {
-        "ids": [task.id for task in tasks],
-        "tenants": [task.tenant for task in tasks],
-        "queues": [task.queue for task in tasks],
-        "types": [task.type for task in tasks],
-        "priorities": [task.priority for task in tasks],
-        "payloads": [task.payload for task in tasks],
-        "max_retries": [task.max_retries for task in tasks],
-        "unique_keys": [task.unique_key for task in tasks],
-        "metas": [task.meta for task in tasks],
-        "requeued_froms": [task.requeued_from for task in tasks],
-        "schedule_ids": [task.schedule_id for task in tasks],
-        "tick_ats": [task.tick_at for task in tasks],
-        "ats": [task.at for task in tasks],
-        "delays": [task.delay.total_seconds() for task in tasks],
-        "aliases": json.dumps(aliases),
-    }
-
-
-def _incumbent_params(tasks: Sequence[NewTask], aliases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    ids = [task.id for task in tasks]
-    return {
-        "ids": ids,
-        "tenants": [task.tenant for task in tasks],
-        "types": [task.type for task in tasks],
-        "unique_keys": [task.unique_key for task in tasks],
-        "schedule_ids": [task.schedule_id for task in tasks],
-        "tick_ats": [task.tick_at for task in tasks],
-        "aliases": json.dumps(aliases),
-        "since": _since(ids),
-    }
-
-
 def announce(due: Sequence[Due]) -> Op[None]:
     """Tell the runners, once a queue: its highest priority and its earliest maturity. Sent when the caller commits."""
     queues: dict[str, tuple[int, float]] = {}
@@ -361,13 +172,13 @@ def survey(queues: Collection[str], types: Collection[str]) -> Op[dict[str, floa
 def retry(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[Due]]:
     """Send failed tries back to pending, each with its error and delay; returns those that were still ours."""
     details = {"errors": [ending.detail for ending in endings], "delays": [ending.delay for ending in endings]}
-    return Op(sql.RETRY, {"runner_id": runner_id, **_ids(endings), **details, **_durations(endings)}, _dues)
+    return Op(sql.RETRY, {"runner_id": runner_id, **_ids(endings), **details, **_durations(endings)}, dues)
 
 
 def snooze(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[Due]]:
     """Send tasks back to pending with a new maturity; no try is counted."""
     delays = [ending.delay for ending in endings]
-    return Op(sql.SNOOZE, {"runner_id": runner_id, **_ids(endings), "delays": delays}, _dues)
+    return Op(sql.SNOOZE, {"runner_id": runner_id, **_ids(endings), "delays": delays}, dues)
 
 
 def bury(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[UUID]]:
@@ -378,7 +189,7 @@ def bury(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[UUID]]:
 
 def release(runner_id: UUID, claims: Sequence[tuple[UUID, int]]) -> Op[list[Due]]:
     """Hand claims, named by id and number, back unchanged: neither tries nor crashes are counted."""
-    return Op(sql.RELEASE, {"runner_id": runner_id, **_claims(claims)}, _dues)
+    return Op(sql.RELEASE, {"runner_id": runner_id, **_claims(claims)}, dues)
 
 
 def unknown(runner_id: UUID, held: Collection[UUID]) -> Op[list[tuple[UUID, int]]]:
@@ -419,5 +230,5 @@ def cancel_requests(runner_id: UUID) -> Op[list[UUID]]:
     return Op(sql.CANCEL_REQUESTS, {"runner_id": runner_id}, column)
 
 
-def _dues(rows: Sequence[Row]) -> list[Due]:
+def dues(rows: Sequence[Row]) -> list[Due]:
     return [Due(*row) for row in rows]

@@ -11,9 +11,9 @@ from uuid_utils.compat import uuid7
 from taskrunner.db import Op, Steps, column, scalar
 from taskrunner.errors import Conflict, InvalidArgument, NotFound
 from taskrunner.statements import schedule as sql
-from taskrunner.store import task as tasks
+from taskrunner.store import enqueue
+from taskrunner.store.enqueue import Enqueued
 from taskrunner.store.schedule import Known, Schedule, Template, read, task_of, within
-from taskrunner.store.task import Enqueued
 from taskrunner.triggers import Trigger
 
 _TICK = timedelta(microseconds=1)
@@ -84,7 +84,7 @@ def run_now(name: str, known: Known, tenant: str = "default") -> Steps[Enqueued]
     Raises: `NotFound`, `UnknownType`, `PayloadInvalid`.
     """
     schedule: Schedule = yield from _one(sql.GET, name, tenant)
-    [answer] = yield from tasks.add([task_of(schedule, known)], aliases=known.aliases)
+    [answer] = yield from enqueue.add([task_of(schedule, known)], aliases=known.aliases)
     return answer
 
 

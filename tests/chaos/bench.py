@@ -12,11 +12,12 @@ import psycopg
 from uuid_utils.compat import uuid7
 
 from taskrunner.db import Op, Steps, run
+from taskrunner.store import enqueue, schedule, steering, timetable
 from taskrunner.store import runner as leases
-from taskrunner.store import schedule, steering, timetable
 from taskrunner.store import task as store
+from taskrunner.store.enqueue import NewTask
 from taskrunner.store.schedule import Known, Template
-from taskrunner.store.task import Claimed, Cycle, Ending, NewTask
+from taskrunner.store.task import Claimed, Cycle, Ending
 from taskrunner.testing.database import Database
 from taskrunner.triggers import Interval
 from tests.chaos import record
@@ -69,7 +70,7 @@ class Bench:
     def add(self, id_: UUID | None = None, *, key: str | None = None, delay: timedelta = timedelta(0)) -> UUID:
         """Enqueue a task."""
         task = NewTask(id_ or uuid7(), TYPE, "{}", "default", unique_key=key, delay=delay)
-        [answer] = run(self._door, store.add([task]))
+        [answer] = run(self._door, enqueue.add([task]))
         self.history.note("enqueue", task=str(task.id), ack="yes" if answer.id == task.id else "no")
         return answer.id
 

@@ -20,6 +20,7 @@ from taskrunner import schema
 from taskrunner.cli import ORDER, main
 from taskrunner.db import connect, run
 from taskrunner.registry import isolated
+from taskrunner.store import enqueue as enqueue_store
 from taskrunner.store import runner as runners
 from taskrunner.store import task as store
 from taskrunner.testing.database import Database
@@ -380,10 +381,10 @@ def test_status_is_plain_text_of_80_columns_in_a_pipe(cli: Cli, taskrunner_db: D
     """SPEC OPS 49: no ANSI in a pipe; readable at 80 columns."""
     with connect(taskrunner_db.url) as conn:
         tasks = [
-            store.NewTask(uuid7(), f"a.very.long.name.of.a.task.type.number.{number}", "{}", "q" * 100)
+            enqueue_store.NewTask(uuid7(), f"a.very.long.name.of.a.task.type.number.{number}", "{}", "q" * 100)
             for number in range(300)
         ]
-        run(conn, store.add(tasks))
+        run(conn, enqueue_store.add(tasks))
         types = tuple(task.type for task in tasks)
         process = runners.Process(uuid7(), "runner", "host" * 20, 1, ("q" * 100, "mail"), types, 1, "0.1")
         run(conn, runners.join(process, timedelta(seconds=15)))

@@ -33,6 +33,7 @@ from taskrunner.errors import (
     WaitTimeout,
 )
 from taskrunner.queue import AsyncTaskQueue, TaskQueue
+from taskrunner.store import enqueue
 from taskrunner.store import task as store
 from taskrunner.task import Task, load_payload
 from tests.engine import Engine
@@ -428,32 +429,32 @@ async def test_the_same_task_added_again_is_the_same_task_also_after_its_end(
 def a_repeated_enqueue_revives_nothing(engine: Engine, id_: UUID | None = None) -> None:
     """The first reply was lost, the task has run and ended meanwhile, the client asks again."""
     new = engine.new(type="Mail", queue="mail", **({"id": id_} if id_ else {}))
-    engine.do(store.add([new]))
+    engine.do(enqueue.add([new]))
     runner = engine.join("Mail")
     engine.finish(runner, *engine.claim(runner, types=("Mail",), queue="mail"))
-    (answer,) = engine.do(store.add([new]))
+    (answer,) = engine.do(enqueue.add([new]))
     assert (answer.id, answer.created) == (new.id, False)
     assert count(engine) == 0, "a task that had ended lives again"
 
 
 async def test_a_task_that_died_is_not_revived_by_a_repeat_of_its_enqueue(engine: Engine) -> None:
     new = engine.new()
-    engine.do(store.add([new]))
+    engine.do(enqueue.add([new]))
     runner = engine.join()
     (claim,) = engine.claim(runner)
     engine.do(store.bury(runner, [store.Ending(claim.id, claim.claim_no, detail='[{"message": "no"}]')]))
-    assert engine.do(store.add([new])) == [store.Enqueued(new.id, created=False)]
+    assert engine.do(enqueue.add([new])) == [enqueue.Enqueued(new.id, created=False)]
     assert count(engine) == 0
 
 
 async def test_an_id_that_is_no_uuid7_is_looked_for_in_all_of_history(engine: Engine) -> None:
     """Its age is unknown: the task may have ended years ago."""
     new = engine.new(id=uuid4())
-    engine.do(store.add([new]))
+    engine.do(enqueue.add([new]))
     runner = engine.join()
     engine.finish(runner, *engine.claim(runner))
     engine.conn.execute("UPDATE taskrunner.task_history SET finished_at = '2020-01-01'")
-    assert engine.do(store.add([new])) == [store.Enqueued(new.id, created=False)]
+    assert engine.do(enqueue.add([new])) == [enqueue.Enqueued(new.id, created=False)]
 
 
 async def test_a_door_survives_that_the_server_ends_its_connections(

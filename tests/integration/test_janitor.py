@@ -16,10 +16,11 @@ from taskrunner import janitor
 from taskrunner.db import Link, aconnect, connect, run
 from taskrunner.leases import rescue_dead
 from taskrunner.settings import Settings
-from taskrunner.store import history, runner
+from taskrunner.store import enqueue, history, runner
 from taskrunner.store import task as tasks
+from taskrunner.store.enqueue import NewTask
 from taskrunner.store.runner import Process
-from taskrunner.store.task import Cycle, Ending, NewTask, Started
+from taskrunner.store.task import Cycle, Ending, Started
 from taskrunner.testing.database import Database
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +54,7 @@ def a_runner(database: Database) -> UUID:
 def claimed(database: Database, runner_id: UUID, count: int = 1) -> list[tuple[UUID, int]]:
     """Add `count` tasks and claim them for the runner."""
     with connect(database.url) as conn:
-        run(conn, tasks.add([NewTask(uuid7(), "T", "{}", "default") for _ in range(count)]))
+        run(conn, enqueue.add([NewTask(uuid7(), "T", "{}", "default") for _ in range(count)]))
         cycled = run(conn, tasks.cycle(Cycle(runner_id, types=("T",), room=count)))
     return [(task.id, task.claim_no) for task in cycled.claimed]
 
@@ -266,7 +267,7 @@ async def test_logs_and_effects_go_with_their_task_and_not_before(link: Link, ta
     """SPEC HIS 52, ONC 56."""
     live, dead, gone = uuid7(), uuid4(), uuid4()
     with connect(taskrunner_db.url) as conn:
-        run(conn, tasks.add([NewTask(live, "T", "{}", "default")]))
+        run(conn, enqueue.add([NewTask(live, "T", "{}", "default")]))
     dead_letter(taskrunner_db, dead, NOON - 99 * DAY)
     for id_ in (live, dead, gone):
         fetch(

@@ -12,7 +12,7 @@ import pytest
 from taskrunner.statements import enqueue as enqueue_sql
 from taskrunner.statements import runner as runner_sql
 from taskrunner.statements import task as task_sql
-from taskrunner.store import task as store
+from taskrunner.store import enqueue
 from tests.engine import Engine
 from tests.integration.test_claim import (
     claims_come_in_order,
@@ -152,9 +152,9 @@ def test_a_maturity_by_the_clients_clock_is_caught(engine: Engine, monkeypatch: 
     def by_my_clock(tasks: Any, aliases: Any) -> dict[str, Any]:
         return {**params(tasks, aliases), "ats": [datetime.now(UTC) + task.delay for task in tasks]}
 
-    params = store._add_params
+    params = enqueue._add_params
     new_tasks_are_due_by_the_databases_clock(engine)
-    monkeypatch.setattr(store, "_add_params", by_my_clock)
+    monkeypatch.setattr(enqueue, "_add_params", by_my_clock)
     with pytest.raises(AssertionError):
         new_tasks_are_due_by_the_databases_clock(engine)
 

@@ -15,8 +15,8 @@ from taskrunner import reads
 from taskrunner.db import Op, arun, connect, run
 from taskrunner.reads import TaskFilter
 from taskrunner.states import State
+from taskrunner.store import enqueue, steering
 from taskrunner.store import runner as runners
-from taskrunner.store import steering
 from taskrunner.store import task as store
 from taskrunner.testing.database import Database
 
@@ -32,10 +32,10 @@ def conn(taskrunner_db: Database) -> Iterator[psycopg.Connection[Any]]:
 def add(conn: psycopg.Connection[Any], count: int = 1, **fields: Any) -> list[UUID]:
     """Enqueue tasks, oldest id first."""
     tasks = [
-        store.NewTask(**{"id": uuid7(), "type": "Mail", "payload": "{}", "queue": "default", **fields})
+        enqueue.NewTask(**{"id": uuid7(), "type": "Mail", "payload": "{}", "queue": "default", **fields})
         for _ in range(count)
     ]
-    return [enqueued.id for enqueued in run(conn, store.add(tasks))]
+    return [enqueued.id for enqueued in run(conn, enqueue.add(tasks))]
 
 
 def join(conn: psycopg.Connection[Any], *types: str, queues: tuple[str, ...] = ("default",)) -> UUID:

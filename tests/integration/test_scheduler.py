@@ -25,11 +25,12 @@ from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.registry import Registry, discover, isolated
 from taskrunner.scheduler import Scheduler
 from taskrunner.settings import Settings
-from taskrunner.store import runner, timetable
+from taskrunner.store import enqueue, runner, timetable
 from taskrunner.store import task as tasks
+from taskrunner.store.enqueue import NewTask
 from taskrunner.store.runner import Process
 from taskrunner.store.schedule import Template
-from taskrunner.store.task import Cycle, NewTask
+from taskrunner.store.task import Cycle
 from taskrunner.store.timetable import NewSchedule
 from taskrunner.testing.database import Database
 from taskrunner.triggers import parse
@@ -235,7 +236,7 @@ async def test_an_enqueue_left_open_holds_up_only_its_own_type(taskrunner_db: Da
     stranger = await aconnect(taskrunner_db.url)
     async with stranger.transaction():
         blocker = NewTask(uuid7(), "T00", "{}", "default", unique_key="type:")
-        await arun(stranger, tasks.add([blocker]))
+        await arun(stranger, enqueue.add([blocker]))
         async with running(taskrunner_db.url, registry):
             await until(lambda: count(taskrunner_db) == 4)
     await stranger.close()
@@ -300,7 +301,7 @@ async def test_beside_the_ticks_dead_runners_are_rescued_and_partitions_made(
     with connect(taskrunner_db.url) as conn:
         dead = Process(uuid4(), "runner", "host", 1, (), ("T",), 1, "1")
         run(conn, runner.join(dead, timedelta(seconds=15)))
-        run(conn, tasks.add([NewTask(uuid7(), "T", "{}", "default")]))
+        run(conn, enqueue.add([NewTask(uuid7(), "T", "{}", "default")]))
         run(conn, tasks.cycle(Cycle(dead.id, types=("T",), room=1)))
     taskrunner_db.travel(timedelta(seconds=16))
     async with running(taskrunner_db.url, registry):

@@ -18,11 +18,10 @@ from taskrunner import db
 from taskrunner.db import Steps, run
 from taskrunner.errors import Conflict, InvalidArgument, NotFound, PayloadInvalid, TriggerInvalid
 from taskrunner.statements import schedule as sql
-from taskrunner.store import declaration, runner, schedule, timetable
-from taskrunner.store import task as tasks
+from taskrunner.store import declaration, enqueue, runner, schedule, timetable
 from taskrunner.store.declaration import Declaration
+from taskrunner.store.enqueue import NewTask
 from taskrunner.store.schedule import Known, Schedule, Template
-from taskrunner.store.task import NewTask
 from taskrunner.store.timetable import NewSchedule
 from taskrunner.testing.database import Database
 from taskrunner.triggers import parse
@@ -361,7 +360,7 @@ def test_an_open_enqueue_of_the_same_key_holds_up_only_that_tick_and_not_for_lon
     """SPEC UNQ 15, SCH 43."""
     desk.declare("Once")
     stranger = db.connect(desk.database.url)
-    drive(stranger, tasks.add([make(Template("Once", "{}", "default", None))]), 100)
+    drive(stranger, enqueue.add([make(Template("Once", "{}", "default", None))]), 100)
     id_ = desk.schedule("Once").id
     desk.conn.execute("SET statement_timeout = '2s'")
     with pytest.raises(psycopg.errors.LockNotAvailable):

@@ -13,8 +13,10 @@ import pytest
 
 from taskrunner import db, register_task
 from taskrunner.errors import Conflict
+from taskrunner.store import enqueue as enqueue_store
 from taskrunner.store import task as store
-from taskrunner.store.task import Ending, Enqueued, Idempotency
+from taskrunner.store.enqueue import Enqueued, Idempotency
+from taskrunner.store.task import Ending
 from taskrunner.task import Task
 from tests.engine import Engine, holding
 
@@ -60,7 +62,7 @@ def test_a_unique_type_has_at_most_one_live_task_and_a_conflict_names_it(engine:
 
 def test_two_unique_tasks_of_one_batch_are_one(engine: Engine) -> None:
     """SPEC UNQ 13."""
-    answers = engine.do(store.add([engine.new(unique_key="type:") for _ in range(3)]))
+    answers = engine.do(enqueue_store.add([engine.new(unique_key="type:") for _ in range(3)]))
     assert [answer.created for answer in answers] == [True, False, False]
     assert len({answer.id for answer in answers}) == 1
 
@@ -96,7 +98,7 @@ def one_live_task_per_key(engine: Engine, people: int = 8, rounds: int = 6) -> N
         with db.connect(engine.url) as conn:
             for answered in answers:
                 barrier.wait(30)
-                answered += db.run(conn, store.add([engine.new(unique_key="key:k")]))
+                answered += db.run(conn, enqueue_store.add([engine.new(unique_key="key:k")]))
 
     runner = engine.join()
     with ThreadPoolExecutor(people) as pool:
@@ -163,7 +165,7 @@ def test_a_unique_task_that_waits_for_a_retry_keeps_its_id_its_tries_and_its_key
     for tries in (1, 2):
         (claim,) = engine.claim(runner)
         engine.retry(runner, claim)
-        (answer,) = engine.do(store.add([engine.new(unique_key="type:")]))
+        (answer,) = engine.do(enqueue_store.add([engine.new(unique_key="type:")]))
         assert answer == Enqueued(id_, created=False)
         assert engine.view(id_).tries == tries
 
@@ -178,7 +180,7 @@ def test_when_a_task_has_ended_its_key_is_free(engine: Engine, ending: str) -> N
         engine.do(store.bury(runner, [Ending(claim.id, claim.claim_no, detail='[{"message": "no"}]')]))
     else:
         engine.finish(runner, Ending(claim.id, claim.claim_no, state=ending))
-    (answer,) = engine.do(store.add([engine.new(unique_key="key:k")]))
+    (answer,) = engine.do(enqueue_store.add([engine.new(unique_key="key:k")]))
     assert answer.created
     assert answer.id != id_
 
@@ -207,13 +209,13 @@ def test_requeueing_onto_a_key_that_is_taken_again_is_a_conflict(engine: Engine)
 def test_an_enqueue_left_open_in_somebodys_transaction_delays_only_its_own_key(engine: Engine) -> None:
     """SPEC UNQ 15."""
     with holding(engine.url, "SELECT 1") as other:
-        db.run(other, store.add([engine.new(unique_key="key:k")]))
+        db.run(other, enqueue_store.add([engine.new(unique_key="key:k")]))
         engine.conn.execute("SET lock_timeout = '200ms'")
-        assert engine.do(store.add([engine.new(unique_key="key:other")]))[0].created
-        assert engine.do(store.add([engine.new(unique_key="key:k", type="U")]))[0].created
+        assert engine.do(enqueue_store.add([engine.new(unique_key="key:other")]))[0].created
+        assert engine.do(enqueue_store.add([engine.new(unique_key="key:k", type="U")]))[0].created
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            engine.do(store.add([engine.new(unique_key="key:k")]))
-    assert engine.do(store.add([engine.new(unique_key="key:k")]))[0].created
+            engine.do(enqueue_store.add([engine.new(unique_key="key:k")]))
+    assert engine.do(enqueue_store.add([engine.new(unique_key="key:k")]))[0].created
 
 
 def test_batches_that_add_the_same_keys_crosswise_do_not_deadlock(engine: Engine) -> None:
@@ -224,7 +226,7 @@ def test_batches_that_add_the_same_keys_crosswise_do_not_deadlock(engine: Engine
         with psycopg.connect(engine.url, autocommit=True) as conn:
             tasks = [engine.new(unique_key=key) for key in order]
             together.wait()
-            return sum(answer.created for answer in db.run(conn, store.add(tasks)))
+            return sum(answer.created for answer in db.run(conn, enqueue_store.add(tasks)))
 
     with ThreadPoolExecutor(2) as pool:
         for _ in range(3):
@@ -268,7 +270,7 @@ def test_many_who_use_one_idempotency_key_at_once_get_one_id(engine: Engine) -> 
     def enqueue(_: int) -> Enqueued:
         with db.connect(engine.url) as conn:
             barrier.wait(30)
-            return db.run(conn, store.add([engine.new()], idempotency=Idempotency("k", WEEK)))[0]
+            return db.run(conn, enqueue_store.add([engine.new()], idempotency=Idempotency("k", WEEK)))[0]
 
     with ThreadPoolExecutor(people) as pool:
         answers = list(pool.map(enqueue, range(people)))
@@ -281,20 +283,24 @@ def test_an_idempotency_key_whose_enqueue_was_rolled_back_is_free(engine: Engine
     """SPEC UNQ 16, ENQ 11."""
     with psycopg.connect(engine.url) as conn:
         conn.execute("SELECT")
-        db.run(conn, store.add([engine.new()], idempotency=Idempotency("k", WEEK)))
+        db.run(conn, enqueue_store.add([engine.new()], idempotency=Idempotency("k", WEEK)))
         conn.rollback()
-    assert engine.do(store.add([engine.new()], idempotency=Idempotency("k", WEEK)))[0].created
+    assert engine.do(enqueue_store.add([engine.new()], idempotency=Idempotency("k", WEEK)))[0].created
 
 
 def test_an_idempotency_key_stands_for_the_live_task_that_a_unique_key_pointed_to(engine: Engine) -> None:
     """SPEC UNQ 16: the same question gets the same answer, also when the task has ended since."""
     (incumbent,) = engine.add(unique_key="key:k")
     asked = [engine.new(unique_key="key:k")]
-    assert engine.do(store.add(asked, idempotency=Idempotency("i", WEEK))) == [Enqueued(incumbent, created=False)]
+    assert engine.do(enqueue_store.add(asked, idempotency=Idempotency("i", WEEK))) == [
+        Enqueued(incumbent, created=False)
+    ]
     runner = engine.join()
     engine.finish(runner, *engine.claim(runner))
     again = [engine.new(unique_key="key:k")]
-    assert engine.do(store.add(again, idempotency=Idempotency("i", WEEK))) == [Enqueued(incumbent, created=False)]
+    assert engine.do(enqueue_store.add(again, idempotency=Idempotency("i", WEEK))) == [
+        Enqueued(incumbent, created=False)
+    ]
 
 
 def test_an_insert_that_meets_a_task_which_ends_that_moment_goes_in_after_all(engine: Engine) -> None:
@@ -305,7 +311,7 @@ def test_an_insert_that_meets_a_task_which_ends_that_moment_goes_in_after_all(en
     with ThreadPoolExecutor(1) as pool, psycopg.connect(engine.url) as ender, db.connect(engine.url) as conn:
         ender.execute("SELECT")
         db.run(ender, store.cycle(store.Cycle(runner, [Ending(claim.id, claim.claim_no)])))
-        adding = pool.submit(db.run, conn, store.add([engine.new(unique_key="key:k")]))
+        adding = pool.submit(db.run, conn, enqueue_store.add([engine.new(unique_key="key:k")]))
         until_waiting(engine, conn.info.backend_pid)
         ender.commit()
         (answer,) = adding.result(30)
