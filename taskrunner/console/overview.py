@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from threading import Event
+from types import FrameType
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -51,33 +54,48 @@ def status_line(status: Status, now: datetime) -> str:
 
 def watch(console: Console, look: Look, line: Line | None = None) -> None:
     """Redraw the page each second until Ctrl-C; with `line`, or without a terminal, write a line each second."""
-    try:
+    with _until_interrupted() as ended, suppress(KeyboardInterrupt):
         if console.is_terminal and line is None:
-            _draw(console, look)
+            _draw(console, look, ended)
             return
-        for status, now, trouble in _looks(look):
+        for status, now, trouble in _looks(look, ended):
             console.file.write((trouble or (line or status_line)(status, now)) + "\n")
             console.file.flush()
-    except KeyboardInterrupt:
-        return
 
 
-def _draw(console: Console, look: Look) -> None:
+@contextmanager
+def _until_interrupted() -> Iterator[Event]:
+    """Set the event at SIGINT, and interrupt what waits; where the interrupt is swallowed, the event is seen."""
+    ended = Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        ended.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield ended
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _draw(console: Console, look: Look, ended: Event) -> None:
     from rich.live import Live
 
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        for status, now, trouble in _looks(look):
+        for status, now, trouble in _looks(look, ended):
             page = show_status(status, now, width=console.width, rows=max(3, console.height - 22))
             foot = cell(trouble, "bold red") if trouble else cell(f"{stamp(now)}   Ctrl-C ends", "dim")
             live.update(Group(page, Text(), foot), refresh=True)
 
 
-def _looks(look: Look) -> Iterator[tuple[Status, datetime, str]]:
+def _looks(look: Look, ended: Event) -> Iterator[tuple[Status, datetime, str]]:
     """Yield a look a second; while the database is away, the last one with the reason. The first must succeed."""
     seen = (*look(), "")
     while True:
         yield seen
-        time.sleep(SECOND)
+        if ended.wait(SECOND):
+            return
         try:
             seen = (*look(), "")
         except DatabaseUnreachable as error:
