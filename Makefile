@@ -26,7 +26,7 @@ help: ## print this list
 
 # `exec`: a SIGTERM that reaches make goes to the supervisor itself, and make waits until it has drained.
 run: $(VENV)/run.stamp ## install, then start scheduler, runner and API with the tasks of tasks/ (ARGS=…)
-	@exec $(BIN)/taskrunner start all $(ARGS)
+	@exec $(BIN)/python -m taskrunner.foreground $(BIN)/taskrunner start all $(ARGS)
 
 install: $(VENV)/run.stamp ## install into .venv what running needs
 
