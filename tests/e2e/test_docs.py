@@ -145,7 +145,9 @@ class Session:
         return done.stdout
 
     def start(self, words: list[str]) -> None:
-        """Start a process that stays, and wait until a runner is alive."""
+        """Start a process that stays, and wait until a runner is alive; a second `start all` is a new start."""
+        if words[2] == "all":
+            self.end()
         log = (self.folder / f"start-{len(self.background)}.log").open("wb")
         with log:
             self.background.append(
@@ -179,6 +181,7 @@ class Session:
             process.send_signal(signal.SIGTERM)
         codes = [process.wait(PATIENCE) for process in self.background]
         assert not any(codes), f"exit codes of what was started: {codes}"
+        self.background.clear()
 
 
 PARSERS = {"toml": tomllib.loads, "json": json.loads, "yaml": yaml.safe_load}
