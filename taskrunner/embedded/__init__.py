@@ -14,6 +14,6 @@ if sys.platform == "win32":
 
 from taskrunner.embedded.binaries import find_binaries
 from taskrunner.embedded.cluster import Cluster
-from taskrunner.embedded.membership import Embedded, join
+from taskrunner.embedded.membership import Embedded, is_made, join
 
-__all__ = ["Cluster", "Embedded", "find_binaries", "join"]
+__all__ = ["Cluster", "Embedded", "find_binaries", "is_made", "join"]

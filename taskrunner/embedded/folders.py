@@ -41,12 +41,10 @@ class Home:
 
 def home_in(folder: Path) -> Home:
     """Return the home `folder`, made if need be; one elsewhere if root's server cannot enter it."""
-    folder = folder.resolve()
-    elsewhere = ELSEWHERE / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    folder, elsewhere = _places(folder)
     # Data stay where they are, whatever the modes of the folders above have become.
-    for known in (folder, elsewhere) if os.geteuid() == 0 else (folder,):
-        if (known / "pgdata").exists():
-            return _entered(Home(known, account_for(known / "pgdata")))
+    if (known := _inhabited(folder, elsewhere)) is not None:
+        return _entered(Home(known, account_for(known / "pgdata")))
     account = account_for(folder / "pgdata")
     _make(folder, shared=account.switch)
     if account.reaches(folder):
@@ -54,6 +52,22 @@ def home_in(folder: Path) -> Home:
     _make(elsewhere.parent, shared=True)
     _make(elsewhere, shared=True)
     return _entered(Home(elsewhere, account))
+
+
+def has_data(folder: Path) -> bool:
+    """Tell whether a server has its data in the home `folder`, or elsewhere for it; nothing is made."""
+    return _inhabited(*_places(folder)) is not None
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    """Return the home that is asked for, and the one that root's server has instead where it cannot enter that."""
+    folder = folder.resolve()
+    return folder, ELSEWHERE / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+
+
+def _inhabited(folder: Path, elsewhere: Path) -> Path | None:
+    places = (folder, elsewhere) if os.geteuid() == 0 else (folder,)
+    return next((place for place in places if (place / "pgdata").exists()), None)
 
 
 def socket_folder(home: Home) -> Path:

@@ -14,7 +14,7 @@ from typing import Self
 
 import taskrunner
 from taskrunner.embedded.creation import OWNER, password_of
-from taskrunner.embedded.folders import Home, home_in
+from taskrunner.embedded.folders import Home, has_data, home_in
 from taskrunner.embedded.locks import Lock
 from taskrunner.embedded.server import PidFile, running_pid, socket_url
 from taskrunner.errors import EmbeddedError
@@ -66,6 +66,11 @@ def join(project: Path, *, binaries: Path | None = None) -> Embedded:
     except BaseException:
         lock.close()
         raise
+
+
+def is_made(project: Path) -> bool:
+    """Tell whether the project has a private server already, running or not; nothing is made."""
+    return has_data(project / FOLDER)
 
 
 def _hide_from_git(home: Home) -> None:

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from taskrunner.errors import SettingsInvalid, suggest
 from taskrunner.settings.model import Settings
 from taskrunner.settings.sources import (
+    UNMARKED,
     Environment,
     Layer,
     environment_layer,
@@ -28,7 +29,7 @@ from taskrunner.settings.sources import (
 )
 from taskrunner.settings.values import display, parse_duration, parse_queues
 
-__all__ = ["Setting", "Settings", "explain", "load", "parse_duration", "parse_queues"]
+__all__ = ["UNMARKED", "Setting", "Settings", "explain", "load", "parse_duration", "parse_queues"]
 
 NAMES = frozenset(Settings.model_fields)
 

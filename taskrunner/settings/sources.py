@@ -24,6 +24,9 @@ FLAGS = {"api_host": "--host", "api_port": "--port"}
 # LEESE, CONCURENCY and PROCESS are caught (0.8 and more), POOL, HOME and QUEUE_URL are not (0.75 and less).
 LIKENESS = 0.8
 
+# Where the project folder came from when nothing told that it is one.
+UNMARKED = "current folder"
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -112,7 +115,7 @@ def find_project(start: Path, tasks: str) -> tuple[Path, str]:
         with suppress(PermissionError):  # a folder above may be closed to this user
             if (mark := _mark(folder, tasks)) is not None:
                 return folder, f"found by {mark}"
-    return start, "current folder"
+    return start, UNMARKED
 
 
 def _mark(folder: Path, tasks: str) -> str | None:
