@@ -30,6 +30,7 @@ __all__ = ["check_json", "clean_text", "dump", "dump_json", "error_entry", "load
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_NO_OBJECT = ("json_invalid", "model_type")  # pydantic's names
 _SHOWN_ERRORS = 5
 
 
@@ -115,7 +116,7 @@ def _read(cls: type[Model], text: str | bytes, *, by_alias: bool) -> Model:
     try:
         return cls.__pydantic_validator__.validate_json(text, by_alias=by_alias, by_name=True)  # type: ignore[no-any-return]  # typed Any
     except ValidationError as error:
-        raise PayloadInvalid(f"{cls.__name__}: {_explained(error)}") from error
+        raise PayloadInvalid(f"{cls.__name__}: {_explained(error)}{_remedy(cls, error)}") from error
     except Exception as error:  # a field's own validator may raise anything
         reason = clean_text(f"{type(error).__name__}: {error}", 500)
         raise PayloadInvalid(f"{cls.__name__} cannot be built from its payload: {reason}") from error
@@ -127,6 +128,15 @@ def _explained(error: ValidationError) -> str:
     listed = [f"{_path(detail['loc'])}: {detail['msg']}" if detail["loc"] else detail["msg"] for detail in details]
     more = len(listed) - _SHOWN_ERRORS
     return clean_text("; ".join(listed[:_SHOWN_ERRORS]) + (f"; and {more} more" if more > 0 else ""), 2000)
+
+
+def _remedy(cls: type[BaseModel], error: ValidationError) -> str:
+    """What to write instead of a text that is no JSON, or JSON but no object."""
+    if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] not in _NO_OBJECT:
+        return ""
+    field = next(iter(cls.model_fields), None)
+    example = "{}" if field is None else f'{{"{field}": …}}'
+    return f": the payload is a JSON object, as in '{example}'"
 
 
 def _path(steps: tuple[int | str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import socket
@@ -93,10 +94,14 @@ def _bind(host: str, port: int) -> socket.socket:
         dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
         return socket.create_server(place[:2], family=family, backlog=2048, dualstack_ipv6=dual)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"the API cannot listen on {host} port {port}: {reason}: set TASKRUNNER_API_HOST and TASKRUNNER_API_PORT"
-        ) from error
+        raise ConfigError(f"the API cannot listen on {host} port {port}: {_remedied(error)}") from error
+
+
+def _remedied(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "it is taken, perhaps by another `taskrunner start`: choose another by --port or TASKRUNNER_API_PORT"
+    reason = (error.strerror or str(error)).partition(" (while ")[0]  # what create_server adds names it again
+    return f"{reason}: set TASKRUNNER_API_HOST and TASKRUNNER_API_PORT"
 
 
 def _address(sock: socket.socket) -> str:

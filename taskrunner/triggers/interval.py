@@ -15,11 +15,12 @@ SHORTEST = timedelta(milliseconds=10)
 # Far enough for anybody, and no sum of it and a date of this millennium leaves the calendar.
 LONGEST = timedelta(days=36525)
 
+_SECOND = timedelta(seconds=1)
 _UNITS = (
     ("d", timedelta(days=1)),
     ("h", timedelta(hours=1)),
     ("min", timedelta(minutes=1)),
-    ("s", timedelta(seconds=1)),
+    ("s", _SECOND),
     ("ms", timedelta(milliseconds=1)),
     ("µs", TICK),
 )
@@ -43,6 +44,8 @@ class Interval:
 
     def describe(self) -> str:
         name, unit = next((name, unit) for name, unit in _UNITS if not self.period % unit)
+        if unit < _SECOND <= self.period:
+            return f"every {seconds_text(self.period)} s"
         return f"every {self.period // unit} {name}"
 
 

@@ -92,8 +92,10 @@ async def test_it_listens_where_the_settings_say(types: Registry, taskrunner_db:
 async def test_a_port_that_is_taken_is_told_with_the_settings_to_change(types: Registry) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"127.0.0.1 port {port}.*TASKRUNNER_API_PORT"):
+        with pytest.raises(ConfigError, match=f"127.0.0.1 port {port}.*TASKRUNNER_API_PORT") as told:
             await serve(Settings(api_port=port), types, "postgresql:///nowhere", asyncio.Event())
+    assert "it is taken" in str(told.value)
+    assert str(told.value).count(str(port)) == 1
 
 
 async def test_signals_stay_with_the_process_that_serves(types: Registry, taskrunner_db: Database) -> None:

@@ -19,6 +19,8 @@ from uuid_utils.compat import uuid7
 from taskrunner import schema
 from taskrunner.cli import ORDER, main
 from taskrunner.db import connect, run
+from taskrunner.errors import EmbeddedError
+from taskrunner.queue import TaskQueue
 from taskrunner.registry import isolated
 from taskrunner.store import enqueue as enqueue_store
 from taskrunner.store import runner as runners
@@ -171,6 +173,31 @@ def test_an_unreachable_database_leaves_with_4(cli: Cli, monkeypatch: pytest.Mon
         assert len(ended.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", [("status",), ("health",), ("tasks", "list"), ("migrate",)])
+def test_outside_a_project_no_database_is_made(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("TASKRUNNER_TASKS", "no_such_package_anywhere")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    monkeypatch.chdir(outside)
+    ended = cli(*command)
+    assert ended.code == 3
+    assert "no project here" in ended.err
+    assert "taskrunner init" in ended.err
+    assert list(outside.iterdir()) == []
+
+
+def test_outside_a_project_no_door_makes_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("TASKRUNNER_TASKS", "no_such_package_anywhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EmbeddedError, match="no project here"):
+        TaskQueue.connect()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_database_without_our_schema_leaves_with_5_and_the_remedy(cli: Cli, taskrunner_db: Database) -> None:
     """SPEC OPS 50."""
     schema.downgrade(taskrunner_db.url)
@@ -223,6 +250,11 @@ def test_enqueue_refuses_a_payload_that_does_not_fit_and_stores_nothing(cli: Cli
     assert ended.code == 2
     assert "SendEmail" in ended.err
     assert cli("tasks", "list", "--json").json() == []
+
+
+@pytest.mark.parametrize("payload", ["to=ada", '["ada"]', '"ada"'])
+def test_what_is_no_json_object_is_answered_with_what_one_looks_like(cli: Cli, payload: str) -> None:
+    assert """the payload is a JSON object, as in '{"to": …}'""" in cli("enqueue", "SendEmail", payload).err
 
 
 def test_enqueue_refuses_times_it_cannot_read(cli: Cli) -> None:

@@ -163,6 +163,7 @@ def test_what_is_no_zone_name_is_refused(name: Any) -> None:
     [
         (5, "every 5 s"),
         (0.25, "every 250 ms"),
+        (2.5, "every 2.5 s"),
         (timedelta(days=30), "every 30 d"),
         (timedelta(minutes=90), "every 90 min"),
         (timedelta(microseconds=10_001), "every 10001 µs"),
