@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from taskrunner import events, outcome
-from taskrunner.durations import as_delay, spell
+from taskrunner.durations import as_delay
 from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.executors import Call, NoCapacity, Returned, RunEnd
 from taskrunner.jsonvalue import dump_json
@@ -237,7 +237,7 @@ def tell(claim: Claimed, transition: Transition, seconds: float) -> None:
     extra = _fields(claim)
     match transition:
         case Retry(delay, error):
-            log.warning("failed, the next try is in %s: %s", spell(delay), error["message"], extra=extra)
+            log.warning("failed, the next try is in %.1f s: %s", delay.total_seconds(), error["message"], extra=extra)
         case Bury(errors):
             reason = "; ".join(error["message"] for error in errors)
             log.error("dead: %s (`taskrunner dead show %s` has its errors)", reason, claim.id, extra=extra)

@@ -98,7 +98,7 @@ async def _heed_supervisor(service: Service, messages: Any) -> None:
 
 def _leave_now(strays: int) -> None:
     """Threads of released tasks still run; they must not, once the tasks may run elsewhere."""
-    log.warning("leaving with %d threads of stopped tasks still running", strays)
+    log.warning("leaving at once: threads of stopped tasks still run (%d)", strays)
     logging.shutdown()
     os._exit(0)
 

@@ -144,8 +144,16 @@ async def rescue_of(pump: Pump, runner_id: UUID, started: Sequence[tuple[UUID, i
 def _tell(runner_id: UUID, tasks: Sequence[Rescued]) -> None:
     if not tasks:
         return
-    counts = {verdict: sum(task.verdict == verdict for task in tasks) for verdict in ("charged", "released", "dead")}
-    log.warning("rescued %d tasks of runner %s: %s", len(tasks), runner_id, counts)
+    charged, released, dead = (
+        sum(task.verdict == verdict for task in tasks) for verdict in ("charged", "released", "dead")
+    )
+    log.warning(
+        "took back what dead runner %s held: %d with a crash counted, %d unchanged, %d dead",
+        runner_id,
+        charged,
+        released,
+        dead,
+    )
     for task in tasks:
         if task.verdict == "dead":
             log.error("task %s is dead: its runner died too often", task.id)

@@ -9,16 +9,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
 from structlog.typing import Processor
 
+from taskrunner.errors import DatabaseUnreachable
+
 _ISO = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
 
 # Libraries whose infos are other people's debugging.
 _CHATTY = ("alembic", "apscheduler", "asyncio", "httpx", "uvicorn.error")
+
+_QUIET = 10.0  # seconds between two words on one outage
 
 
 def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None:
@@ -31,6 +36,7 @@ def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None
     as_text = format_ == "text" or (format_ == "auto" and terminal)
     handler = logging.StreamHandler(target)
     handler.setFormatter(_formatter(_text(terminal) if as_text else _json(), short=as_text and terminal))
+    handler.addFilter(_Outages())
     root = logging.getLogger()
     for old in [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]:
         root.removeHandler(old)
@@ -40,7 +46,27 @@ def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None
         logging.getLogger(name).setLevel(
             max(root.level, logging.WARNING) if root.level > logging.DEBUG else logging.DEBUG
         )
+    if root.level > logging.DEBUG:
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # each attempt of a pool, which its owner tells too
     logging.captureWarnings(capture=True)
+
+
+class _Outages(logging.Filter):
+    """Lets one word through in ten seconds on a database that is away, from each place that says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether the record is to be written."""
+        if not isinstance(record.args, tuple) or not any(isinstance(arg, DatabaseUnreachable) for arg in record.args):
+            return True
+        place, now = (record.name, str(record.msg)), time.monotonic()
+        if now - self._told.get(place, -_QUIET) < _QUIET:
+            return False
+        self._told[place] = now
+        return True
 
 
 def _formatter(finish: list[Processor], *, short: bool) -> structlog.stdlib.ProcessorFormatter:

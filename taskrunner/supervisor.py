@@ -186,7 +186,8 @@ class Supervisor:
             stillborn = 0 if child.ready else stillborn + 1
             deaths.append(time.monotonic())
             if self._hopeless(code, stillborn, deaths):
-                log.error("%s keeps dying (%s): stopping", child.name, _manner(code))
+                verb = "cannot start" if stillborn else "keeps dying"
+                log.error("%s %s (%s): stopping", child.name, verb, _manner(code))
                 self._give_up(1)
                 break
             pause = 0.0 if code == 0 else backoff.pause()

@@ -175,7 +175,7 @@ def test_a_child_that_keeps_dying_brings_the_rest_down_gracefully(world: World, 
     world.gate().touch()
     assert group.wait() == 1
     assert world.row(task).state == "succeeded"
-    assert "scheduler keeps dying" in group.log
+    assert "scheduler cannot start" in group.log
     assert world.fleet.survivors() == []
 
 

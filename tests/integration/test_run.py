@@ -220,7 +220,7 @@ async def test_each_failure_is_a_line_in_the_log_and_the_last_says_where_the_err
             await running.ended(id_)
     lines = [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "taskrunner.task"]
     assert lines == [
-        ("WARNING", "failed, the next try is in 0 s: ValueError: no luck in try 0"),
+        ("WARNING", "failed, the next try is in 0.0 s: ValueError: no luck in try 0"),
         ("ERROR", f"dead: ValueError: no luck in try 1 (`taskrunner dead show {id_}` has its errors)"),
     ]
     assert [vars(one)["task_id"] for one in caplog.records if one.name == "taskrunner.task"] == [str(id_)] * 2
