@@ -121,6 +121,10 @@ def _result(view: TaskView) -> Any:
     return view.result
 
 
+def _late(id_: UUID | str, why: str) -> WaitTimeout:
+    return WaitTimeout(f"task {id_} has not ended in time" + (f": {why}" if why else ""))
+
+
 def _looks(timeout: Duration | None) -> Iterator[float]:
     """Yield the pauses after looks at a task, from 20 ms growing to 1 s; the last look is when the time is up."""
     end = float("inf") if timeout is None else time.monotonic() + as_delay(timeout, "timeout").total_seconds()
@@ -255,7 +259,7 @@ class TaskQueue(_Door):
             if view.state in TERMINAL:
                 return view
             time.sleep(pause)
-        raise WaitTimeout(f"task {id_} has not ended in time")
+        raise _late(id_, self._run(lambda: reads.unattended(as_id(id_))))
 
     def result(self, id_: UUID | str, timeout: Duration | None = None) -> Any:
         """Return what `run()` returned. Raises: `TaskDead` with the last error, `WaitTimeout`, `NotFound`."""
@@ -381,7 +385,7 @@ class AsyncTaskQueue(_Door):
             if view.state in TERMINAL:
                 return view
             await asyncio.sleep(pause)
-        raise WaitTimeout(f"task {id_} has not ended in time")
+        raise _late(id_, await self._run(lambda: reads.unattended(as_id(id_))))
 
     async def result(self, id_: UUID | str, timeout: Duration | None = None) -> Any:
         """Return what the task's `run()` returned: see `TaskQueue.result`."""

@@ -10,6 +10,7 @@ import typer
 from taskrunner.cli.options import AsJson, duration, given, instant
 
 if TYPE_CHECKING:
+    from taskrunner.cli.session import Session
     from taskrunner.queue import TaskQueue
     from taskrunner.reads import TaskView
     from taskrunner.registry import Registry
@@ -62,7 +63,7 @@ def enqueue(
     with session() as opened, TaskQueue.connect(opened.url, tenant=tenant, registry=registry) as door:
         added = door.add(task, **options)
         if wait:
-            _wait(door, added, limit, as_json)
+            _wait(opened, door, added, limit, as_json)
             return
     text = str(added.id) if added.created else f"{added.id} is live already and has the same key"
     tell({"id": added.id, "created": added.created}, as_json, text)
@@ -74,12 +75,15 @@ def _task(registry: Registry, name: str, payload: str) -> Task:
     return parse_payload(registry.get(name).cls, sys.stdin.read() if payload == "-" else payload)
 
 
-def _wait(door: TaskQueue, added: Enqueued, limit: Any, as_json: bool) -> None:
+def _wait(opened: Session, door: TaskQueue, added: Enqueued, limit: Any, as_json: bool) -> None:
+    from taskrunner import reads
     from taskrunner.cli.session import talk, tell
     from taskrunner.console import waiting
 
     if not as_json:
         talk(str(added.id))
+    if why := opened.run(reads.unattended(added.id)):
+        talk(why)
     with waiting(f"waiting for {added.id}"):
         ended = door.wait(added.id, limit)
     found = {"id": ended.id, "created": added.created, "state": ended.state, "result": ended.result}

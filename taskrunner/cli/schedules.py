@@ -9,10 +9,10 @@ import typer
 from taskrunner.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from taskrunner.settings import Settings
-    from taskrunner.store.schedule import Known
+    from taskrunner.store.schedule import Known, Schedule
     from taskrunner.triggers import Trigger
 
 app = typer.Typer(help="List, steer, add and remove schedules.", no_args_is_help=True, rich_markup_mode=None)
@@ -29,29 +29,52 @@ def list_(as_json: AsJson = False) -> None:
     from taskrunner.console import show_schedules
 
     with session() as opened:
-        found, now = opened.run(reads.schedules()), opened.run(reads.now())
-    emit(found, as_json, lambda: show_schedules(found, now))
+        found, now, there = opened.run(reads.schedules()), opened.run(reads.now()), opened.run(reads.runners())
+    emit(found, as_json, lambda: show_schedules(found, now, there))
 
 
 @app.command("next", epilog="Example: taskrunner schedules next DailyReport --count 5")
 def next_(
-    name: Name,
-    count: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 5,
-    tenant: Tenant = "default",
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The schedule's name; without it, all.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="How many of each; unset: 5 of one schedule, 1 of all.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose; unset: default's for a NAME, else everybody's.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the next due times.
 
-    They are in the schedule's own time zone and in UTC; of a paused one, those after a resume now.
+    They are in the schedule's own time zone and in UTC; of a paused one, those after a resume now. Without NAME, of all
+    schedules that are not paused, the first one first.
     """
     from taskrunner.cli.session import emit, session
     from taskrunner.console import show_instants
     from taskrunner.store import timetable
 
     with session() as opened:
-        found = opened.run(timetable.get(name, tenant))
-    due = timetable.ahead(found, count)
+        if name is None:
+            _next_of_all(opened.run(timetable.listing(tenant)), count or 1, as_json)
+            return
+        found = opened.run(timetable.get(name, tenant or "default"))
+    due = timetable.ahead(found, count or 5)
     emit(due, as_json, lambda: show_instants(due, found.timezone))
+
+
+def _next_of_all(found: list[Schedule], count: int, as_json: bool) -> None:
+    from taskrunner.cli.session import emit, talk
+    from taskrunner.console import show_upcoming
+    from taskrunner.errors import TriggerInvalid
+    from taskrunner.store import timetable
+
+    ticks: list[tuple[datetime, Schedule]] = []
+    for each in found:
+        try:
+            ticks += [] if each.paused else [(due, each) for due in timetable.ahead(each, count)]
+        except TriggerInvalid as error:  # a newer release's: the others are shown all the same
+            talk(f"{each.name}: {error}")
+    ticks.sort(key=lambda tick: (tick[0], tick[1].name))
+    rows = [{"name": one.name, "tenant": one.tenant, "timezone": one.timezone, "due_at": due} for due, one in ticks]
+    emit(rows, as_json, lambda: show_upcoming([(one.name, one.timezone, due) for due, one in ticks]))
 
 
 @app.command(epilog="Example: taskrunner schedules pause DailyReport")

@@ -60,10 +60,10 @@ def show(id_: TaskId, as_json: AsJson = False) -> None:
     from taskrunner.errors import NotFound
 
     with session() as opened:
-        found = opened.run(reads.task_by_id(id_))
+        found, why = opened.run(reads.task_by_id(id_)), opened.run(reads.unattended(id_))
     if found is None:
         raise NotFound(f"no task {id_}: it was never stored, or retention has removed it")
-    emit(found, as_json, lambda: show_task(found))
+    emit(found, as_json, lambda: show_task(found, why))
 
 
 @app.command(epilog="Example: taskrunner tasks cancel 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")

@@ -14,6 +14,7 @@ from taskrunner.console.lists import (
     show_schedules,
     show_settings,
     show_tasks,
+    show_upcoming,
 )
 from taskrunner.console.overview import WIDE, show_status, status_line, watch
 from taskrunner.console.screen import cell, screen, waiting
@@ -31,6 +32,7 @@ __all__ = [
     "show_status",
     "show_task",
     "show_tasks",
+    "show_upcoming",
     "status_line",
     "waiting",
     "watch",

@@ -16,14 +16,17 @@ from taskrunner.console.words import span, stamp
 from taskrunner.reads import DeadView, TaskView
 
 
-def show_task(task: TaskView) -> RenderableType:
-    """Return a task's fields, one a line, and its errors with their tracebacks below."""
+def show_task(task: TaskView, why: str = "") -> RenderableType:
+    """Return a task's fields, one a line, then why it can only wait, and its errors with their tracebacks below."""
     facts = table("name", "value", whole=("name",))
     facts.show_header = False
     facts.columns[0].style = "bold"
     for name, value in _facts(task):
         facts.add_row(name, value)
-    return Group(facts, *(line for number, error in enumerate(task.errors, 1) for line in _error(number, error)))
+    notes = [_cell(f"! {why}", "yellow")] if why else []
+    return Group(
+        facts, *notes, *(line for number, error in enumerate(task.errors, 1) for line in _error(number, error))
+    )
 
 
 def _facts(task: TaskView) -> Iterator[tuple[str, Text]]:

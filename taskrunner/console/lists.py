@@ -18,27 +18,17 @@ STYLES = {"pending": "cyan", "running": "blue", "succeeded": "green", "dead": "b
 
 
 def show_tasks(tasks: Sequence[TaskView], now: datetime) -> RenderableType:
-    """Return tasks as a table; `age` is the time since their creation, `due` that until their maturity."""
+    """Return tasks as a table; `age` is the time since their creation, `due` that until a pending one's maturity."""
     if not tasks:
         return Text("no tasks")
-    made = table(
-        "id",
-        "state",
-        "type",
-        "queue",
-        "tries",
-        "age",
-        "due",
-        right=("tries", "age", "due"),
-        whole=("id", "state"),
-        gap=1,
-    )
+    ahead = any(task.state == "pending" for task in tasks)
+    columns = ("id", "state", "type", "queue", "tries", "age", *(["due"] if ahead else []))
+    made = table(*columns, right=("tries", "age", "due"), whole=("id", "state"), gap=1)
     for task in tasks:
         state = cell(task.state, STYLES.get(task.state, ""))
         due = until(task.maturity_at, now) if task.state == "pending" else ""
-        made.add_row(
-            str(task.id), state, Name(task.type), Name(task.queue), str(task.tries), since(task.created_at, now), due
-        )
+        shown = (str(task.id), state, cell(task.type), cell(task.queue), str(task.tries), since(task.created_at, now))
+        made.add_row(*shown, *([due] if ahead else []))
     return made
 
 
@@ -87,16 +77,18 @@ def show_queues(queues: Sequence[Queue]) -> RenderableType:
     return made
 
 
-def show_schedules(schedules: Sequence[Schedule], now: datetime) -> RenderableType:
-    """Return schedules as a table; `next` and `last` are times from now."""
+def show_schedules(schedules: Sequence[Schedule], now: datetime, runners: Sequence[Runner]) -> RenderableType:
+    """Return schedules as a table; `next` and `last` are times from now, `runners` tells who is there to tick them."""
     if not schedules:
         return Text("no schedules: give a task type a frequency, or `taskrunner schedules add`")
+    anybody = any(one.alive for one in runners)
     made = table("schedule", "type", "rule", "next", "last", "", right=("next", "last"))
     for one in schedules:
         due = "" if one.paused else until(one.next_tick_at, now)
         made.add_row(
-            Name(one.name), Name(one.type), cell(one.description), due, since(one.last_tick_at, now), _flags(one)
-        )
+            Name(one.name), Name(one.type), cell(one.description), due, since(one.last_tick_at, now),
+            _flags(one, anybody=anybody),
+        )  # fmt: skip
     return made
 
 
@@ -104,21 +96,42 @@ def show_instants(instants: Sequence[datetime], zone: str) -> RenderableType:
     """Return times as a table, in a zone and in UTC."""
     if not instants:
         return Text("no further tick: the schedule has ended")
-    made = table(zone, "UTC", whole=(zone, "UTC"))
+    zones = () if zone == "UTC" else (zone,)
+    made = table(*zones, "UTC", whole=(*zones, "UTC"))
     for instant in instants:
-        made.add_row(
-            f"{instant.astimezone(ZoneInfo(zone)):%a %Y-%m-%d %H:%M:%S %z}",
-            f"{instant.astimezone(UTC):%a %Y-%m-%d %H:%M:%S}",
-        )
+        made.add_row(*(_local(instant, own) for own in zones), _utc(instant))
     return made
 
 
-def _flags(schedule: Schedule) -> Text:
+def show_upcoming(ticks: Sequence[tuple[str, str, datetime]]) -> RenderableType:
+    """Return the ticks of several schedules as a table: the schedule's name, its zone and the time of each."""
+    if not ticks:
+        return Text("no schedule has a tick to come: `taskrunner schedules list` shows them all")
+    elsewhere = any(zone != "UTC" for _, zone, _ in ticks)
+    made = table("schedule", "UTC", *(["in its zone"] if elsewhere else []), whole=("UTC", "in its zone"))
+    for name, zone, instant in ticks:
+        local = "" if zone == "UTC" else _local(instant, zone)
+        made.add_row(Name(name), _utc(instant), *([local] if elsewhere else []))
+    return made
+
+
+def _local(instant: datetime, zone: str) -> str:
+    return f"{instant.astimezone(ZoneInfo(zone)):%a %Y-%m-%d %H:%M:%S %z}"
+
+
+def _utc(instant: datetime) -> str:
+    return f"{instant.astimezone(UTC):%a %Y-%m-%d %H:%M:%S}"
+
+
+def _flags(schedule: Schedule, *, anybody: bool) -> Text:
+    """Where no process lives at all, that none knows the type is no news of the schedule."""
     if schedule.last_error is not None:
         return cell(f"failed: {schedule.last_error}", "bold red")
-    if schedule.orphaned:
+    if schedule.orphaned and anybody:
         return cell("orphaned", "yellow")
-    return cell("paused" if schedule.paused else "", "yellow")
+    if schedule.paused:
+        return cell("paused", "yellow")
+    return cell("" if anybody else "no scheduler runs", "yellow")
 
 
 def show_settings(settings: Sequence[Setting]) -> RenderableType:

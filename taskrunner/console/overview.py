@@ -38,7 +38,7 @@ def show_status(status: Status, now: datetime, *, width: int, rows: int | None =
     parts += [show_runners(status.runners[:few] if rows else status.runners, ids=False), Text()]
     parts += [show_queues(status.queues[:few] if rows else status.queues)]
     if status.schedules:
-        parts += [Text(), show_schedules(status.schedules[:few], now)]
+        parts += [Text(), show_schedules(status.schedules[:few], now, status.runners)]
         parts += (
             [_more(len(status.schedules) - few, "taskrunner schedules list")] if len(status.schedules) > few else []
         )

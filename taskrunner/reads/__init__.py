@@ -24,7 +24,7 @@ from taskrunner.reads.views import (
 
 if TYPE_CHECKING:
     from taskrunner.reads.figures import stats, status
-    from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules
+    from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
     from taskrunner.reads.selects import now
     from taskrunner.reads.tasks import dead_letter_by_id, dead_letters, list_tasks, task_by_id
 
@@ -50,6 +50,7 @@ __all__ = [
     "stats",
     "status",
     "task_by_id",
+    "unattended",
 ]
 
 # The functions need the ORM, which takes most of a second to import; a door that only enqueues never calls one.
@@ -67,6 +68,7 @@ _READS = {
     "stats": "figures",
     "status": "figures",
     "task_by_id": "tasks",
+    "unattended": "fleet",
 }
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, exists, func, select
 
 from taskrunner.db import Op, Row, Steps, scalar
 from taskrunner.errors import TriggerInvalid
-from taskrunner.models import QueueSettings, RunnerRow, ScheduleRow
+from taskrunner.models import QueueSettings, RunnerRow, ScheduleRow, TaskRow
 from taskrunner.reads.live import Waiting, longest, waiting
 from taskrunner.reads.selects import clock, op, seconds, table
 from taskrunner.reads.views import Queue, Runner, Schedule
 from taskrunner.triggers import parse_text
 
-_RUNNER, _SCHEDULE, _SETTINGS = table(RunnerRow), table(ScheduleRow), table(QueueSettings)
+_RUNNER, _SCHEDULE, _SETTINGS, _TASK = table(RunnerRow), table(ScheduleRow), table(QueueSettings), table(TaskRow)
+_UNATTENDED = "no live runner knows {}: it waits until one starts (`taskrunner start all`)"
 
 
 def runners() -> Op[list[Runner]]:
@@ -32,6 +34,13 @@ def live_runners() -> Op[int]:
     """Return how many runners are alive: for readiness."""
     statement = select(func.count()).select_from(_RUNNER).where(alive_now(), _RUNNER.c.kind == "runner")
     return op(statement, scalar)
+
+
+def unattended(id_: UUID) -> Op[str]:
+    """Return why a pending task can only wait: no live runner knows its type; an empty text when one does."""
+    knows = exists().where(alive_now(), _RUNNER.c.kind == "runner", _TASK.c.type == func.any(_RUNNER.c.types))
+    statement = select(_TASK.c.type).where(_TASK.c.id == id_, _TASK.c.state == "pending", ~knows)
+    return op(statement, lambda rows: _UNATTENDED.format(rows[0][0]) if rows else "")
 
 
 def queues() -> Steps[list[Queue]]:

@@ -270,7 +270,8 @@ def test_enqueue_refuses_times_it_cannot_read(cli: Cli) -> None:
 def test_a_wait_that_is_too_short_fails_and_the_task_stays(cli: Cli) -> None:
     ended = cli("enqueue", "Report", "--wait", "--timeout", "0.05")
     assert ended.code == 1
-    assert "has not ended in time" in ended.err
+    assert "has not ended in time: no live runner knows Report" in ended.err
+    assert ended.err.count("taskrunner start all") == 2  # at once, and in the end
     assert len(cli("tasks", "list", "--state", "pending", "--json").json()) == 1
 
 
@@ -283,6 +284,14 @@ def test_a_shown_task_has_exactly_the_documented_fields(cli: Cli) -> None:
         "id", "type", "queue", "tenant", "state", "priority", "payload", "tries", "crashes", "maturity_at",
         "created_at", "started_at", "finished_at", "runner_id", "errors", "result", "progress", "meta",
     ]  # fmt: skip
+
+
+def test_a_task_that_no_live_runner_knows_is_shown_with_what_it_waits_for(cli: Cli, taskrunner_db: Database) -> None:
+    id_ = enqueue(cli)
+    assert "no live runner knows SendEmail" in cli("tasks", "show", id_).out
+    bury(taskrunner_db)  # by a runner that lives and knows it
+    assert "no live runner" not in cli("tasks", "show", id_).out
+    assert "no live runner" not in cli("tasks", "show", enqueue(cli)).out
 
 
 def test_a_list_is_paged_by_the_last_id(cli: Cli) -> None:
@@ -500,6 +509,12 @@ def test_a_schedule_is_added_looked_ahead_paused_run_and_removed(cli: Cli) -> No
     both = cli("schedules", "next", "nightly", "--count", 3).out
     assert "Europe/Warsaw" in both
     assert "02:30:00 +0" in both
+    assert cli("schedules", "add", "hourly", "Report", "0 * * * *").code == 0
+    every = cli("schedules", "next", "--json").json()
+    assert sorted(one["name"] for one in every) == ["hourly", "nightly"]
+    assert {one["name"]: one["due_at"] for one in every}["nightly"] == due[0]
+    assert cli("schedules", "next", "--count", 2).out.count("hourly") == 2
+    assert cli("schedules", "remove", "hourly", "--yes").code == 0
     assert cli("schedules", "pause", "nightly").code == 0
     assert cli("schedules", "list", "--json").json()[0]["paused"] is True
     assert cli("schedules", "resume", "nightly").code == 0

@@ -25,6 +25,7 @@ from taskrunner.console import (
     show_status,
     show_task,
     show_tasks,
+    show_upcoming,
     status_line,
     watch,
 )
@@ -100,7 +101,8 @@ def everything(name: str) -> Iterator[RenderableType]:
     yield show_task(task(type=name, queue=name, payload={name: name}, errors=[error], meta={name: name}, result=name))
     yield show_runners(full(name).runners, ids=False)
     yield show_queues(full(name).queues)
-    yield show_schedules(full(name).schedules, NOW)
+    yield show_schedules(full(name).schedules, NOW, [])
+    yield show_upcoming([(name, "Europe/Warsaw", NOW)])
 
 
 @pytest.mark.parametrize("name", ["x", LONG, HOSTILE])
@@ -166,6 +168,31 @@ def test_a_page_for_a_watch_shows_the_busiest_types_and_says_how_many_it_leaves_
     assert "Type250" in written
     assert "295 more" in written
     assert len(written.splitlines()) <= 26
+
+
+def test_a_list_of_ended_tasks_has_no_empty_column_and_cuts_a_long_type_at_its_end() -> None:
+    ended = text(show_tasks([task(type="ImportedHealthCheckOfTheShop", state=State.SUCCEEDED)], NOW))
+    assert "due" not in ended
+    assert " ImportedHea" in ended
+    assert "due" in text(show_tasks([task(), task(state=State.DEAD)], NOW))
+
+
+def test_schedules_are_orphaned_only_where_somebody_could_know_their_type() -> None:
+    lost = [schedule(orphaned=True)]
+    assert "orphaned" in text(show_schedules(lost, NOW, [runner(kind="scheduler")]))
+    nobody = text(show_schedules(lost, NOW, [runner(kind="scheduler", alive=False)]))
+    assert "orphaned" not in nobody
+    assert "no scheduler runs" in nobody
+    assert "no scheduler runs" not in text(show_schedules(lost, NOW, [runner(kind="scheduler")]))
+
+
+def test_a_schedule_in_utc_has_its_times_once() -> None:
+    instant = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
+    assert text(show_instants([instant], "UTC")).count("2026-03-29") == 1
+    assert text(show_upcoming([("nightly", "UTC", instant)])).count("2026-03-29") == 1
+    both = text(show_upcoming([("nightly", "UTC", instant), ("early", "Europe/Warsaw", instant)]))
+    assert "03:00:00 +0200" in both
+    assert both.count("2026-03-29") == 3
 
 
 def test_due_times_are_shown_in_the_schedule_s_zone_and_in_utc() -> None:
