@@ -35,7 +35,7 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command("next", epilog="Example: taskrunner schedules next DailyReport --count 5")
 def next_(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The schedule's name; without it, all.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The schedule's name; without it, all.")] = None,
     count: Annotated[
         int | None, typer.Option(min=1, max=1000, help="How many of each; unset: 5 of one schedule, 1 of all.")
     ] = None,

@@ -18,17 +18,19 @@ STYLES = {"pending": "cyan", "running": "blue", "succeeded": "green", "dead": "b
 
 
 def show_tasks(tasks: Sequence[TaskView], now: datetime) -> RenderableType:
-    """Return tasks as a table; `age` is the time since their creation, `due` that until a pending one's maturity."""
+    """Return tasks as a table without empty columns; `age` is since their creation, `due` until their maturity."""
     if not tasks:
         return Text("no tasks")
-    ahead = any(task.state == "pending" for task in tasks)
-    columns = ("id", "state", "type", "queue", "tries", "age", *(["due"] if ahead else []))
+    failed, ahead = any(task.tries for task in tasks), any(task.state == "pending" for task in tasks)
+    tries, due = ["tries"] if failed else [], ["due"] if ahead else []
+    columns = ("id", "state", "type", "queue", *tries, "age", *due)
     made = table(*columns, right=("tries", "age", "due"), whole=("id", "state"), gap=1)
     for task in tasks:
-        state = cell(task.state, STYLES.get(task.state, ""))
-        due = until(task.maturity_at, now) if task.state == "pending" else ""
-        shown = (str(task.id), state, cell(task.type), cell(task.queue), str(task.tries), since(task.created_at, now))
-        made.add_row(*shown, *([due] if ahead else []))
+        wait = until(task.maturity_at, now) if task.state == "pending" else ""
+        made.add_row(
+            str(task.id), cell(task.state, STYLES.get(task.state, "")), cell(task.type), cell(task.queue),
+            *(str(task.tries) for _ in tries), since(task.created_at, now), *(wait for _ in due),
+        )  # fmt: skip
     return made
 
 
