@@ -30,6 +30,7 @@ from taskrunner.crew import Crew
 from taskrunner.db import Link
 from taskrunner.errors import TaskrunnerError
 from taskrunner.leases import Heart, Lease, rescue_dead
+from taskrunner.parting import part
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
@@ -107,8 +108,7 @@ class Runner:
             if not working.cancelled():
                 working.result()
         finally:
-            working.cancel()
-            await _end(helpers)
+            await part([working, *helpers])
             watchdog.stop()
             if heart is not None:
                 heart.stop()
@@ -381,9 +381,3 @@ class Runner:
     def _heed_due(self, queue: str, seconds: float) -> None:
         self._turns.due_in(queue, seconds)
         self._wake.set()
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -30,6 +30,7 @@ from taskrunner.control import Line, settings_to_json
 from taskrunner.db import Link
 from taskrunner.errors import ConfigError, TaskrunnerError
 from taskrunner.leases import rescue_of
+from taskrunner.parting import part
 from taskrunner.recorder import Recorder
 from taskrunner.settings import Settings
 from taskrunner.store import runner as store
@@ -143,8 +144,7 @@ class Supervisor:
         try:
             await asyncio.gather(*(self._keep(child) for child in self._children))
         finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            await part([beating])
             await self._link.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             for number in (signal.SIGTERM, signal.SIGINT):
