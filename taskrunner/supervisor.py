@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -43,6 +44,7 @@ _FAILURES = (TaskrunnerError, psycopg.Error, OSError)
 _NEVER_READY = 3  # deaths in a row before a child was ready: it never will be
 _DEATHS, _WITHIN = 10, 60.0  # so many deaths in so many seconds: something is wrong with more than a task
 _REPEAT = 0.3  # seconds: a signal that comes twice so soon came to the group and by `make`, not from a person
+_LAST_RESORT = 15.0  # seconds beyond all of these until a drain that does not end is ended
 _OVERTIME = 5.0  # seconds a child gets beyond the grace period before it is killed
 
 
@@ -161,6 +163,7 @@ class Supervisor:
             self._forced = True
         else:
             log.info("draining; a second signal releases the running tasks at once")
+            asyncio.get_running_loop().call_later(self._settings.grace.total_seconds() + _LAST_RESORT, _leave_stuck)
         self._asked_at = now
         self._stopping.set()
         for child in self._children:
@@ -271,6 +274,15 @@ class Supervisor:
             if child.line is not None:
                 kind = "beat" if id_ in alive else "lost"
                 child.line.say(kind, id=str(id_), asked_at=asked_at)
+
+
+def _leave_stuck() -> None:
+    """Say where a drain hangs that should have ended long ago, and leave: the children are gone or orphans by now."""
+    stacks = [task.get_stack(limit=1) for task in asyncio.all_tasks()]
+    places = [f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}" for frames in stacks if frames]
+    log.error("the drain does not end, leaving; it waits at %s", ", ".join(places))
+    logging.shutdown()
+    os._exit(1)
 
 
 def _manner(code: int) -> str:
