@@ -13,10 +13,11 @@ import pytest
 
 # A stand-in for the supervisor: ready at once, and gone with 0 when it is interrupted.
 STAND_IN = """
-import signal, sys
-signal.signal(signal.SIGINT, lambda *_: (print("drained", flush=True), sys.exit(0)))
-print("ready", flush=True)
-signal.pause()
+import os, signal
+signal.signal(signal.SIGINT, lambda *_: (os.write(1, b"drained"), os._exit(0)))
+os.write(1, b"ready")
+while True:
+    signal.pause()
 """
 
 
