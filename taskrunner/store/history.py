@@ -87,15 +87,14 @@ def cutoff(retention: timedelta) -> Steps[date]:
 def create(day: date, patience: timedelta) -> Steps[Outcome]:
     """Make the day's partition and move its rows out of DEFAULT, if there are any.
 
-    For days to come, tasks can end meanwhile; for today and earlier they
-    wait. Raises psycopg's `LockNotAvailable` after `patience`.
+    For days to come, tasks can end and be read meanwhile; for today and earlier both wait. Raises psycopg's `LockNotAvailable` after `patience`.
     """
     if (hindrance := (yield from _hindrance(day, patience, there=False))) is not None:
         return hindrance
     today: date = yield Op(sql.TODAY, {}, scalar)
     # A day more: whoever began to write before midnight may end after it.
-    writers = sql.LOCK_PARENT_FROM_WRITERS if day <= today + DAY else sql.LOCK_PARENT
-    for lock in (writers, sql.LOCK_DEFAULT):
+    parent = sql.LOCK_PARENT_FROM_ALL if day <= today + DAY else sql.LOCK_PARENT
+    for lock in (parent, sql.LOCK_DEFAULT):
         yield Op(lock, {}, nothing)
     yield _ddl(SQL("CREATE TABLE {new} (LIKE {parent} INCLUDING ALL)"), day)
     moved: int = yield _ddl(_MOVE, day)

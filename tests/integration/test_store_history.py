@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -10,7 +12,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from taskrunner import db
+from taskrunner import db, reads
 from taskrunner.db import run
 from taskrunner.store import history
 from taskrunner.testing.database import Database
@@ -103,6 +105,30 @@ def test_rows_that_found_no_partition_are_moved_into_it(conn: Connection) -> Non
     assert create_all(conn, ahead=1) == [date(2026, 2, 26), date(2026, 3, 1), date(2026, 3, 2)]
     assert places(conn) == {"task_history_p20260226": 1, "task_history_p20260301": 2}
     assert conn.execute("SELECT * FROM taskrunner.task_history ORDER BY id").fetchall() == before
+
+
+def test_a_reader_that_comes_while_rows_are_moved_finds_them(conn: Connection, taskrunner_db: Database) -> None:
+    """Planned before the partition is there and run after the rows have moved, a query would find them nowhere."""
+    finish(conn, NOON)
+    (id_,) = conn.execute("SELECT h.id FROM taskrunner.task_history h").fetchone() or ()
+    found: list[Any] = []
+    with db.connect(taskrunner_db.url) as reader, ThreadPoolExecutor(1) as pool:
+        with conn.transaction():
+            moving = history.create(NOON.date(), timedelta(seconds=5))
+            op = next(moving)
+            while "ATTACH" not in op.sql:
+                op = moving.send(run(conn, op))
+            reading = pool.submit(lambda: found.append(run(reader, reads.task_by_id(id_))))
+            _await_blocked(taskrunner_db, reader.info.backend_pid)
+            run(conn, op)
+        reading.result()
+    assert [view.id for view in found] == [id_]
+
+
+def _await_blocked(database: Database, pid: int) -> None:
+    with database.connect() as watch:
+        while watch.execute("SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted", [pid]).fetchone() is None:
+            time.sleep(0.01)
 
 
 def test_a_partition_that_cannot_be_had_leaves_its_rows_where_they_are(
