@@ -18,7 +18,7 @@ log = logging.getLogger("taskrunner.scheduler")
 TROUBLE = (TaskrunnerError, psycopg.Error, OSError)
 """What a database that is away, locked or restarting may raise: it passes by itself."""
 
-Duty = Callable[[], Awaitable[None]]
+Duty = Callable[[], Awaitable[object]]
 
 
 class Duties:

@@ -26,6 +26,9 @@ from taskrunner.store.runner import Pulse, Rescued
 log = logging.getLogger("taskrunner.leases")
 
 _PATIENCE = 0.4  # seconds that a drain waits for a heartbeat that is on its way
+# A claim still on its way when its runner's row goes leaves tasks of no runner: seconds between two looks for them,
+# and seconds after a start or a death in which every round looks.
+_ORPHANS_EVERY, _WARY = 60.0, 20.0
 
 
 class Lease:
@@ -110,7 +113,7 @@ class Heart:
 
     def _beat(self, conn: psycopg.Connection[Any]) -> None:
         asked_at, pulse = time.monotonic(), self._member.pulse()
-        if pulse.id in run(conn, store.beat([pulse], self._lease)):
+        if pulse.id in run(conn, store.beat([pulse], self._lease)).alive:
             self._member.lease.extended(asked_at)
         elif pulse.id == self._member.pulse().id:  # not one that has rejoined meanwhile
             self._member.lease.refused(asked_at)
@@ -120,20 +123,48 @@ Pump = Callable[[Work[Any]], Awaitable[Any]]
 """`Link.run`, or anything that executes work on a connection."""
 
 
+class Rescuer:
+    """Takes back, round after round, what the dead have left; a round in which nobody has died is one statement."""
+
+    def __init__(self, pump: Pump, crash_limit: int) -> None:
+        self._pump, self._crash_limit = pump, crash_limit
+        self._wary_until = time.monotonic() + _WARY
+        self._looked_at = float("-inf")  # monotonic
+
+    async def round(self, *, died: bool | None = None) -> list[Rescued]:
+        """Take back the tasks of every runner whose lease has ended, and of those that have no row at all.
+
+        `died`: whether there is such a lease, where that is known. Tasks of no runner at all are looked for once a
+        minute, and in each round after a start or a death.
+        """
+        rescued: list[Rescued] = []
+        if died is None:
+            died = await self._pump(store.any_expired())
+        if died:
+            self._wary_until = time.monotonic() + _WARY
+            await self._take_expired(rescued)
+        now = time.monotonic()
+        if now < self._wary_until or now - self._looked_at >= _ORPHANS_EVERY:
+            for runner_id in await self._pump(store.orphaned()):
+                self._note(rescued, runner_id, await self._pump(store.rescue(runner_id, self._crash_limit)))
+            self._looked_at = now
+        return rescued
+
+    async def _take_expired(self, rescued: list[Rescued]) -> None:
+        seen: list[UUID] = []
+        while (found := await self._pump(store.rescue_next(seen, self._crash_limit))) is not None:
+            runner_id, tasks = found
+            seen.append(runner_id)
+            self._note(rescued, runner_id, tasks)
+
+    def _note(self, rescued: list[Rescued], runner_id: UUID, tasks: Sequence[Rescued]) -> None:
+        _tell(runner_id, tasks)
+        rescued += tasks
+
+
 async def rescue_dead(pump: Pump, crash_limit: int) -> list[Rescued]:
     """Take back the tasks of every runner whose lease has ended, and of those that have no row at all."""
-    rescued: list[Rescued] = []
-    seen: list[UUID] = []
-    while (found := await pump(store.rescue_next(seen, crash_limit))) is not None:
-        runner_id, tasks = found
-        seen.append(runner_id)
-        _tell(runner_id, tasks)
-        rescued += tasks
-    for runner_id in await pump(store.orphaned()):
-        tasks = await pump(store.rescue(runner_id, crash_limit))
-        _tell(runner_id, tasks)
-        rescued += tasks
-    return rescued
+    return await Rescuer(pump, crash_limit).round()
 
 
 async def rescue_of(pump: Pump, runner_id: UUID, started: Sequence[tuple[UUID, int]], crash_limit: int) -> None:

@@ -22,7 +22,7 @@ from taskrunner.db import Link
 from taskrunner.duties import TROUBLE, Duties, complain
 from taskrunner.errors import DatabaseUnreachable, SchemaBehind
 from taskrunner.errortext import clean_text
-from taskrunner.leases import rescue_dead
+from taskrunner.leases import Rescuer
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
 from taskrunner.store import declaration, runner, schedule
@@ -70,7 +70,8 @@ class Scheduler:
             asyncio.create_task(self._repeat("ticking", self._look)),
             asyncio.create_task(self._repeat("its lease", self._beat)),
         ]
-        self._duties.start({"rescue": (RESCUE_EVERY, self._rescue), "maintenance": (MAINTAIN_EVERY, self._maintain)})
+        rescuer = Rescuer(self._leases.run, self._settings.crash_limit)
+        self._duties.start({"rescue": (RESCUE_EVERY, rescuer.round), "maintenance": (MAINTAIN_EVERY, self._maintain)})
         try:
             await self._stopping.wait()
         finally:
@@ -147,7 +148,7 @@ class Scheduler:
     async def _beat(self) -> float:
         """Extend this process's lease, or join under a new id; returns the seconds until the next beat."""
         lease = self._settings.lease
-        if self.id is not None and self.id not in await self._leases.run(runner.beat([runner.Pulse(self.id)], lease)):
+        if self.id is not None and not (await self._leases.run(runner.beat([runner.Pulse(self.id)], lease))).alive:
             log.warning("the lease of scheduler %s had ended: it joins again under a new id", self.id)
             self.id = None
         if self.id is None:
@@ -168,9 +169,6 @@ class Scheduler:
             log.debug("scheduler %s could not sign off; its lease ends by itself: %s", self.id, error)
         for link in (self._ticks, self._leases, self._maintenance):
             await link.close()
-
-    async def _rescue(self) -> None:
-        await rescue_dead(self._leases.run, self._settings.crash_limit)
 
     async def _maintain(self) -> None:
         try:

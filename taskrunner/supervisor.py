@@ -30,7 +30,7 @@ from taskrunner.backoff import Backoff
 from taskrunner.control import Line, settings_to_json
 from taskrunner.db import Link
 from taskrunner.errors import ConfigError, TaskrunnerError
-from taskrunner.leases import rescue_of
+from taskrunner.leases import Rescuer, rescue_of
 from taskrunner.parting import part
 from taskrunner.recorder import Recorder
 from taskrunner.settings import Settings
@@ -132,9 +132,11 @@ class Supervisor:
             for place in range(settings.processes if kind == "runner" else 1)
         ]
         self._link = Link(url, name="taskrunner supervisor", prepare=settings.prepare)
+        self._aside = Link(url, name="taskrunner supervisor rescue", prepare=settings.prepare)
         self._stopping = asyncio.Event()
         self._asked_at = 0.0
         self._forced = False
+        self._died = asyncio.Event()  # somebody's lease has ended, a heartbeat has told
         self._code = 0
 
     async def run(self) -> int:
@@ -142,12 +144,15 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        beating = asyncio.create_task(self._beat_on())
+        helpers = [asyncio.create_task(self._beat_on())]
+        if any(child.kind == "runner" for child in self._children):
+            helpers.append(asyncio.create_task(self._rescue_on()))
         try:
             await asyncio.gather(*(self._keep(child) for child in self._children))
         finally:
-            await part([beating])
+            await part(helpers)
             await self._link.close()
+            await self._aside.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
@@ -269,11 +274,30 @@ class Supervisor:
             return
         asked_at = time.monotonic()
         pulses = [child.pulse._replace(id=id_) for id_, child in children.items()]
-        alive = await self._link.run(store.beat(pulses, self._settings.lease))
+        beaten = await self._link.run(store.beat(pulses, self._settings.lease))
+        if beaten.died:
+            self._died.set()
         for id_, child in children.items():
             if child.line is not None:
-                kind = "beat" if id_ in alive else "lost"
+                kind = "beat" if id_ in beaten.alive else "lost"
                 child.line.say(kind, id=str(id_), asked_at=asked_at)
+
+    async def _rescue_on(self) -> None:
+        """Take back what other supervisors' dead runners have left, when a heartbeat has told that there is any.
+
+        On a connection of its own, made for it: a heartbeat must not wait for a long rescue.
+        """
+        rescuer = Rescuer(self._aside.run, self._settings.crash_limit)
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._died.wait(), self._settings.heartbeat.total_seconds())
+            died = self._died.is_set()
+            self._died.clear()
+            try:
+                await rescuer.round(died=died)
+                await self._aside.close()
+            except _FAILURES as error:
+                log.debug("rescue failed: %s", error)
 
 
 def _leave_stuck() -> None:

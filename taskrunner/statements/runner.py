@@ -11,13 +11,20 @@ RETURNING id
 """
 
 # One statement for all children of a supervisor. A lease that has ended is never revived: somebody may be
-# rescuing its tasks this moment; who is not returned rejoins under a new id.
+# rescuing its tasks this moment; who is not returned rejoins under a new id. The clock stands still while a statement
+# waits for a row that a rescuer has locked, so what that took is added: the recheck is by the time after the wait.
+# A row without an id says that somebody's lease has ended: who beats need not ask for that beside it.
 BEAT = """
-UPDATE taskrunner.runner r
-   SET lease_until = taskrunner.clock() + %(lease)s, running = n.running, strays = n.strays
-  FROM unnest(%(ids)s::uuid[], %(runnings)s::int[], %(strays)s::int[]) AS n(id, running, strays)
- WHERE r.id = n.id AND r.lease_until > taskrunner.clock()
-RETURNING r.id
+WITH beaten AS (
+    UPDATE taskrunner.runner r
+       SET lease_until = taskrunner.clock() + %(lease)s, running = n.running, strays = n.strays
+      FROM unnest(%(ids)s::uuid[], %(runnings)s::int[], %(strays)s::int[]) AS n(id, running, strays)
+     WHERE r.id = n.id AND r.lease_until > taskrunner.clock() + (clock_timestamp() - now())
+    RETURNING r.id
+)
+SELECT b.id FROM beaten b
+UNION ALL
+SELECT NULL WHERE EXISTS (SELECT FROM taskrunner.runner r WHERE r.lease_until < taskrunner.clock())
 """
 
 # End a lease now: its process is known to be dead, or leaves. Rescue does the rest.
@@ -40,6 +47,9 @@ UPDATE taskrunner.task t SET started_at = taskrunner.clock() FROM locked l WHERE
 RETURNING t.id
 """
 
+# Whether there is anything to rescue, in one statement without a transaction: it is asked all the time.
+ANY_EXPIRED = "SELECT EXISTS (SELECT FROM taskrunner.runner r WHERE r.lease_until < taskrunner.clock())"
+
 # The next runner whose lease has ended, locked so that one rescuer has it; the lock rechecks the lease.
 EXPIRED = """
 SELECT r.id FROM taskrunner.runner r
@@ -60,6 +70,11 @@ WITH RECURSIVE step(runner_id) AS (
 SELECT s.runner_id FROM step s
  WHERE s.runner_id IS NOT NULL AND NOT EXISTS (SELECT FROM taskrunner.runner r WHERE r.id = s.runner_id)
 """
+
+# One rescuer a runner id, until it commits. A row of the runner's is not always there to be locked, and two who take
+# what the other one has not locked yet would each judge by half of the tasks: the suspect here, the innocent there.
+TRY_ALONE = "SELECT pg_try_advisory_xact_lock(hashtextextended('taskrunner.rescue ' || %(runner_id)s::uuid, 0))"
+ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('taskrunner.rescue ' || %(runner_id)s::uuid, 0)) IS NULL AS held"
 
 # Whom to blame: a runner runs at most one suspect (crashes ≥ 1) at a time, so if one had started, it alone
 # is charged; else each task that had started. Claims never started are not charged.

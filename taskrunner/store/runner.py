@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from taskrunner.db import Op, Row, Steps, column
+from taskrunner.db import Op, Row, Steps, column, nothing, scalar
 from taskrunner.statements import runner as sql
 from taskrunner.store.task import BOUNDS, Due, announce
 
@@ -33,6 +33,13 @@ class Pulse(NamedTuple):
     id: UUID
     running: int = 0
     strays: int = 0
+
+
+class Beaten(NamedTuple):
+    """What became of heartbeats: whose leases last, and whether anybody's has ended."""
+
+    alive: frozenset[UUID]
+    died: bool
 
 
 class Rescued(NamedTuple):
@@ -61,15 +68,15 @@ def join(process: Process, lease: timedelta) -> Op[list[UUID]]:
     return Op(sql.JOIN, params, column)
 
 
-def beat(pulses: Sequence[Pulse], lease: timedelta) -> Op[set[UUID]]:
-    """Extend leases that have not ended; returns whose did. Who is missing must rejoin under a new id."""
+def beat(pulses: Sequence[Pulse], lease: timedelta) -> Op[Beaten]:
+    """Extend leases that have not ended. Who is not alive afterwards must rejoin under a new id."""
     params = {
         "ids": [pulse.id for pulse in pulses],
         "runnings": [pulse.running for pulse in pulses],
         "strays": [pulse.strays for pulse in pulses],
         "lease": lease,
     }
-    return Op(sql.BEAT, params, lambda rows: {row[0] for row in rows})
+    return Op(sql.BEAT, params, _beaten)
 
 
 def mark_started_of(runner_id: UUID, started: Sequence[tuple[UUID, int]]) -> Op[list[UUID]]:
@@ -88,6 +95,11 @@ def leave(ids: Collection[UUID]) -> Op[list[UUID]]:
     return Op(sql.LEAVE, {"ids": list(ids)}, column)
 
 
+def any_expired() -> Op[bool]:
+    """Return whether any registered process's lease has ended."""
+    return Op(sql.ANY_EXPIRED, {}, scalar)
+
+
 def rescue_next(seen: Collection[UUID], crash_limit: int) -> Steps[tuple[UUID, list[Rescued]] | None]:
     """Take back the tasks of one runner whose lease has ended; None when there is none besides `seen`."""
     expired = yield Op(sql.EXPIRED, {"seen": list(seen)}, column)
@@ -98,7 +110,12 @@ def rescue_next(seen: Collection[UUID], crash_limit: int) -> Steps[tuple[UUID, l
 
 
 def rescue(runner_id: UUID, crash_limit: int) -> Steps[list[Rescued]]:
-    """Take back the tasks of a runner that has no lease, charge whom the rule blames, and remove its row."""
+    """Take back the tasks of a runner that has no lease, charge whom the rule blames, and remove its row.
+
+    While another rescuer is at it, nothing is taken.
+    """
+    if not (yield Op(sql.TRY_ALONE, {"runner_id": runner_id}, scalar)):
+        return []
     params = {"runner_id": runner_id, "crash_limit": crash_limit, "bounds": BOUNDS}
     rescued: list[Rescued] = yield Op(sql.RESCUE, params, _rescued)
     yield leave([runner_id])
@@ -111,8 +128,9 @@ def rescue(runner_id: UUID, crash_limit: int) -> Steps[list[Rescued]]:
 def rescue_of(runner_id: UUID, started: Sequence[tuple[UUID, int]], crash_limit: int) -> Steps[list[Rescued]]:
     """Rescue the tasks of a process that is known to be dead; `started` is what its flight recorder says had started.
 
-    The end of its lease locks its row: no other rescuer takes the tasks before they are marked.
+    No other rescuer takes the tasks before they are marked.
     """
+    yield Op(sql.ALONE, {"runner_id": runner_id}, nothing)
     yield end_leases([runner_id])
     yield mark_started_of(runner_id, started)
     return (yield from rescue(runner_id, crash_limit))
@@ -121,6 +139,11 @@ def rescue_of(runner_id: UUID, started: Sequence[tuple[UUID, int]], crash_limit:
 def orphaned() -> Op[list[UUID]]:
     """Return runner ids that running tasks name though no such runner is registered."""
     return Op(sql.ORPHANED, {}, column)
+
+
+def _beaten(rows: Sequence[Row]) -> Beaten:
+    ids = {row[0] for row in rows}
+    return Beaten(frozenset(ids - {None}), died=None in ids)
 
 
 def _rescued(rows: Sequence[Row]) -> list[Rescued]:

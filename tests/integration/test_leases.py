@@ -6,21 +6,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
 from taskrunner import Snooze, db, events, register_task
 from taskrunner.attempt import Attempt
 from taskrunner.errors import DatabaseUnreachable
-from taskrunner.leases import Heart, Lease, rescue_dead
+from taskrunner.leases import Heart, Lease, Rescuer, rescue_dead
 from taskrunner.outbox import Outbox
 from taskrunner.outcome import Finish
 from taskrunner.runner import Runner
 from taskrunner.settings import Settings
+from taskrunner.statements import runner as store_sql
 from taskrunner.statements import task as sql
 from taskrunner.store import runner as runner_store
 from taskrunner.store import steering
@@ -29,6 +32,7 @@ from taskrunner.store.runner import Pulse
 from taskrunner.store.task import Claimed, Cycle, Ending
 from taskrunner.task import Task
 from tests.engine import LEASE, WAIT, Engine, holding
+from tests.processes import eventually
 from tests.silencer import Silencer
 
 HOUR = timedelta(hours=1)
@@ -188,6 +192,68 @@ def test_two_rescuers_at_once_charge_a_task_once(engine: Engine) -> None:
     assert engine.view(id_).crashes == 1
 
 
+def test_two_rescuers_of_a_runner_that_has_no_row_do_not_split_the_blame(engine: Engine) -> None:
+    """DESIGN 6: each would judge by the tasks that it got hold of, and charge the innocent beside another's suspect."""
+    (suspect,) = engine.add()
+    engine.claim(first := engine.join(), start=True)
+    engine.die(first)
+    (innocent,) = engine.add()
+    gone = engine.join()
+    start(engine, gone, *engine.claim(gone, 2))
+    engine.conn.execute("DELETE FROM taskrunner.runner WHERE id = %s", [gone])
+    with holding(engine.url, "SELECT 1") as other:
+        rescuing = runner_store.rescue(gone, 3)
+        assert db.run(other, next(rescuing)), "nobody else was at it"
+        assert asyncio.run(rescue_all(engine)) == []
+        other.rollback()
+    assert set(asyncio.run(rescue_all(engine))) == {suspect, innocent}
+    assert [engine.view(id_).crashes for id_ in (suspect, innocent)] == [2, 0]
+
+
+def test_the_rescue_of_a_child_waits_for_another_rescuer_of_its_runner(engine: Engine) -> None:
+    """SPEC CRA 33: what its flight recorder says is marked before anybody judges."""
+    engine.add()
+    runner = engine.join()
+    (claim,) = engine.claim(runner)
+    with holding(engine.url, "SELECT 1") as other, ThreadPoolExecutor(1) as beside:
+        db.run(other, next(runner_store.rescue(runner, 3)))
+        rescuing = beside.submit(engine.do, runner_store.rescue_of(runner, [(claim.id, claim.claim_no)], 3))
+        blocked(engine, other)
+        other.rollback()
+        assert [task.verdict for task in rescuing.result(WAIT)] == ["charged"]
+
+
+def blocked(engine: Engine, holder: psycopg.Connection[Any]) -> None:
+    """Wait until the engine's own connection, which is busy, waits for a lock of the holder's."""
+    waiting = "SELECT %s = ANY(pg_blocking_pids(%s))"
+    pids = [holder.info.backend_pid, engine.conn.info.backend_pid]
+    with engine.db.connect() as looking:
+        eventually(lambda: looking.execute(waiting, pids).fetchone() == (True,), "a statement that waits for the lock")
+
+
+@pytest.mark.anyio
+async def test_tasks_of_no_runner_are_looked_for_after_a_start_and_a_death_and_then_once_a_minute(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEED 10: a round of rescue in which nobody has died is one statement."""
+    asked: list[str] = []
+
+    async def pump(work: Any) -> Any:
+        asked.append({store_sql.ANY_EXPIRED: "expired", store_sql.ORPHANED: "orphaned"}.get(work.sql, "?"))
+        return engine.do(work)
+
+    now = time.monotonic()
+    monkeypatch.setattr("taskrunner.leases.time.monotonic", lambda: now)
+    rescuer = Rescuer(pump, 3)
+    for seconds in (0, 19, 2, 30, 30, 30):
+        now += seconds
+        await rescuer.round()
+    assert asked == ["expired", "orphaned"] * 2 + ["expired"] * 2 + ["expired", "orphaned"] + ["expired"]
+    asked.clear()
+    await rescuer.round(died=False)
+    assert asked == []
+
+
 # ── the fence ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -308,10 +374,26 @@ def test_a_heartbeat_extends_a_lease_and_never_revives_one_that_has_ended(engine
 def an_ended_lease_is_never_revived(engine: Engine) -> None:
     living, late = engine.join(), engine.join(lease=timedelta(seconds=5))
     engine.db.travel(timedelta(seconds=6))
-    assert engine.do(runner_store.beat([Pulse(living, 3, 1), Pulse(late)], LEASE)) == {living}
+    assert engine.do(runner_store.beat([Pulse(living, 3, 1), Pulse(late)], LEASE)) == ({living}, True)
     assert engine.rows("SELECT running, strays FROM taskrunner.runner WHERE id = %s", living) == [(3, 1)]
     left = engine.value("SELECT lease_until - taskrunner.clock() FROM taskrunner.runner WHERE id = %s", living)
     assert timedelta(seconds=14) < left <= LEASE
+
+
+def test_a_heartbeat_that_waited_for_a_lock_never_revives_what_ended_meanwhile(engine: Engine) -> None:
+    """DESIGN 6."""
+    a_lease_that_ends_while_a_heartbeat_waits_is_not_revived(engine)
+
+
+def a_lease_that_ends_while_a_heartbeat_waits_is_not_revived(engine: Engine) -> None:
+    runner = engine.join()
+    lock = "SELECT FROM taskrunner.runner WHERE id = %s FOR UPDATE"
+    with holding(engine.url, lock, runner) as rescuer, ThreadPoolExecutor(1) as beside:
+        beating = beside.submit(engine.do, runner_store.beat([Pulse(runner)], LEASE))
+        blocked(engine, rescuer)
+        rescuer.execute("UPDATE taskrunner.runner SET lease_until = clock_timestamp()")
+        rescuer.commit()
+        assert beating.result(WAIT).alive == set()
 
 
 class Member:

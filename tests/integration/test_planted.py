@@ -22,6 +22,7 @@ from tests.integration.test_claim import (
 )
 from tests.integration.test_enqueue import a_repeated_enqueue_revives_nothing
 from tests.integration.test_leases import (
+    a_lease_that_ends_while_a_heartbeat_waits_is_not_revived,
     an_ended_lease_is_never_revived,
     only_started_tasks_are_charged,
     stale_writes_are_refused,
@@ -122,7 +123,18 @@ BUGS = {
         the_suspect_alone_is_charged,
     ),
     "a heartbeat that revives the dead": Bug(
-        runner_sql, "BEAT", "AND r.lease_until > taskrunner.clock()", "", an_ended_lease_is_never_revived
+        runner_sql,
+        "BEAT",
+        "AND r.lease_until > taskrunner.clock() + (clock_timestamp() - now())",
+        "",
+        an_ended_lease_is_never_revived,
+    ),
+    "a heartbeat judged by the time before it waited": Bug(
+        runner_sql,
+        "BEAT",
+        " + (clock_timestamp() - now())",
+        "",
+        a_lease_that_ends_while_a_heartbeat_waits_is_not_revived,
     ),
 }
 
