@@ -19,10 +19,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --extra embedded --group build
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check audit bench chaos db docs lock clean
+.PHONY: help run install test check audit bench bench-peers chaos db docs lock clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # `exec`: a SIGTERM that reaches make goes to the supervisor itself, and make waits until it has drained.
 run: $(VENV)/run.stamp ## install, then start scheduler, runner and API with the tasks of tasks/ (ARGS=…)
@@ -44,8 +44,11 @@ check: $(VENV)/dev.stamp ## lint, format, types, layers, security, files: what C
 audit: $(VENV)/dev.stamp ## look the pinned dependencies up among known vulnerabilities (needs the internet)
 	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements/run.txt
 
-bench: $(VENV)/dev.stamp ## measure throughput and latency on this machine (ARGS=…)
+bench: $(VENV)/dev.stamp ## measure the twelve rows of docs/benchmarks.md on this machine, 20 minutes (ARGS=…)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(VENV)/dev.stamp ## install other queues into .bench/ and measure them beside this one, 20 minutes (ARGS=…)
+	@exec $(BIN)/python -m benchmarks.peers $(ARGS)
 
 chaos: $(VENV)/dev.stamp ## inject faults for SECONDS=120 and check that nothing is lost or doubled
 	@TASKRUNNER_CHAOS_SECONDS=$(SECONDS) exec $(BIN)/python -m pytest -m chaos tests/chaos $(PYTEST_ARGS)

@@ -1,16 +1,29 @@
-"""The task of the measurements, and the two processes that are measured: a runner, and the bare statement."""
+"""The processes that are measured: a runner, the bare statement, producers.
+
+`python -m benchmarks.workload COMMAND URL …`: `drain` runs until the table is empty and `bare BATCH` does the same
+without tasks, both print the CPU seconds they used; `work` runs until SIGTERM; `setup`, `fill`, `single` and `pickup`
+are those of `benchmarks.contest`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import uvloop
 from uuid_utils.compat import uuid7
 
-from taskrunner import Task, register_task
+from benchmarks.contest import main as contest
+from benchmarks.probe import ran
+from benchmarks.tasks import Noop
+from taskrunner import schema
 from taskrunner.db import aconnect, arun
+from taskrunner.queue import TaskQueue
 from taskrunner.registry import registry
 from taskrunner.runner import Runner
 from taskrunner.settings import load
@@ -20,14 +33,39 @@ from taskrunner.store.runner import Process
 from taskrunner.store.task import Cycle, Ending
 
 
-@register_task("bench.noop")
-class Noop(Task):
-    """Does nothing, as fast as it can."""
+class Feed:
+    """Adds tasks through the public door; each is validated by its class."""
 
-    n: int
+    def __init__(self, queue: TaskQueue) -> None:
+        self.queue = queue
 
-    async def run(self) -> None:
-        """Do nothing."""
+    async def many(self, numbers: range) -> None:
+        """Add all in one call."""
+        self.queue.add_many(Noop(n=n) for n in numbers)
+
+    async def one(self, n: int) -> None:
+        """Add one."""
+        self.queue.add(Noop(n=n))
+
+
+class Ours:
+    """This project as a contestant: finished tasks are kept in history, each with its row."""
+
+    async def setup(self, url: str) -> None:
+        """Migrate."""
+        await asyncio.to_thread(schema.migrate, url)
+
+    @asynccontextmanager
+    async def producer(self, url: str) -> AsyncIterator[Feed]:
+        """Open the door."""
+        with TaskQueue.connect(url) as queue:
+            yield Feed(queue)
+
+    async def work(self, url: str) -> None:
+        """Be a runner with its settings from the environment until SIGTERM."""
+        runner = Runner(url, registry, load())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, runner.stop)
+        await runner.run()
 
 
 async def drain(url: str) -> None:
@@ -55,14 +93,16 @@ async def bare(url: str, batch: int) -> None:
         endings = [Ending(task.id, task.claim_no, 0.0001, 0.0002) for task in cycled.claimed]
         if not endings:
             break
+        ran(len(endings))
     await conn.close()
 
 
 def main() -> None:
-    """Measure this process's CPU time and print it, for the parent."""
+    """Do what the command line asks for."""
     what, url, *rest = sys.argv[1:]
-    import uvloop
-
+    if what not in ("drain", "bare"):
+        contest(Ours(), uvloop.run)
+        return
     began = time.process_time()
     uvloop.run(drain(url) if what == "drain" else bare(url, int(rest[0])))
     print(time.process_time() - began)

@@ -1,0 +1,1 @@
+"""What all measurements share: server, processes, drains, filling, results, table."""

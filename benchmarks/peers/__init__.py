@@ -1,0 +1,1 @@
+"""Other queues, measured beside ours: `python -m benchmarks.peers`."""
