@@ -84,14 +84,14 @@ def measure(numbers: Sequence[int], store: Store, rounds: int, scale: float) -> 
         bar = progress.add_task("", total=len(numbers))
         library = Library(bench)
 
-        def tell(number: int, text: str) -> None:
-            progress.update(bar, description=f"row {number}: {text}"[:52])
+        def teller(number: int) -> Callable[[str], None]:
+            return lambda text: progress.update(bar, description=f"row {number}: {text}"[:52])
 
         for number in numbers:
             kept = store.get(str(number))
             row = from_json(kept) if kept is not None and kept["state"] == "measured" else None
             if row is None:
-                context = Context(bench, library, rounds, scale, lambda text, number=number: tell(number, text))
+                context = Context(bench, library, rounds, scale, teller(number))
                 row = carry_out(number, context)
                 store.put(str(number), to_json(row))
                 _revive(bench, library)

@@ -52,16 +52,16 @@ def idle(context: Context) -> list[Figure]:
     one, many = watched(context, queues=1), watched(context, queues=QUEUES)
     command, bare_typer, package, pydantic = timed(context)
     return [
-        at_most("queries/s, one queue", [one["queries"]], 1.5),
-        at_most(f"queries/s, {QUEUES} queues", [many["queries"]], 1.5),
-        at_most("CPU of supervisor and runner", [one["cpu"]], 1, "%"),
+        at_most("queries/s, one queue", one["queries"], 1.5),
+        at_most(f"queries/s, {QUEUES} queues", many["queries"], 1.5),
+        at_most("CPU of supervisor and runner", one["cpu"], 1, "%"),
         at_most("RSS of a process", one["rss"], 80, "MB"),
         _over("taskrunner --help over a typer app", command, bare_typer, 50),
         _over("import Task over import BaseModel", package, pydantic, 30),
     ]
 
 
-def watched(context: Context, queues: int) -> dict[str, list[float] | float]:
+def watched(context: Context, queues: int) -> dict[str, list[float]]:
     """Return queries a second, CPU per cent and the memory of each process of `taskrunner start runner`."""
     seconds = max(SECONDS * context.scale, 5.0)
     context.tell(f"an idle runner, {queues} queues, {seconds:.0f} s")
@@ -75,9 +75,9 @@ def watched(context: Context, queues: int) -> dict[str, list[float] | float]:
             log, used, begun = StatementLog(context.bench, db.name), workers.cpu(), time.monotonic()
             time.sleep(seconds)
             length = time.monotonic() - begun
-            found: dict[str, list[float] | float] = {
-                "queries": len(log.durations("")) / length,
-                "cpu": (workers.cpu() - used) / length * 100,
+            found: dict[str, list[float]] = {
+                "queries": [len(log.durations("")) / length],
+                "cpu": [(workers.cpu() - used) / length * 100],
                 "rss": [process.memory_info().rss / 1e6 for process in workers.tree()],
             }
     context.details[f"{queues} queues"] = found

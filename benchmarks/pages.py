@@ -13,7 +13,7 @@ import psycopg
 
 from benchmarks.drain import newcomers_project
 from benchmarks.harness.context import Context
-from benchmarks.harness.processes import BenchError, Command, ours, team, wait_until
+from benchmarks.harness.processes import BenchError, Command, Team, ours, team, wait_until
 from benchmarks.harness.results import Figure, at_most, percentile
 from taskrunner import reads
 from taskrunner.db import connect, run
@@ -33,7 +33,7 @@ def pages(context: Context) -> list[Figure]:
             team(Command(serve.words, serve.environment, folder)) as served,
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,
         ):
-            wait_until(lambda: served.check() or _answers(client), patience=60, what="the API's start", pause=0.1)
+            wait_until(lambda: _answers(client, served), patience=60, what="the API's start", pause=0.1)
             asked = {STATS: _getter(client, "/monitor/stats")}
             asked |= {f"GET {path}": _getter(client, path) for path in _paths(client)}
             with connect(db.url) as conn:
@@ -103,7 +103,8 @@ def _look(conn: psycopg.Connection[tuple[object, ...]]) -> None:
     run(conn, reads.now())
 
 
-def _answers(client: httpx.Client) -> bool:
+def _answers(client: httpx.Client, served: Team) -> bool:
+    served.check()
     with suppress(httpx.HTTPError):
         return client.get("/monitor/health").status_code == 200
     return False

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,19 +117,12 @@ class Team:
         """Return the processes with all their descendants."""
         found: list[psutil.Process] = []
         for process in self.processes:
-            with suppress(psutil.NoSuchProcess):
-                parent = psutil.Process(process.pid)
-                found += [parent, *parent.children(recursive=True)]
+            found += _family(process.pid)
         return found
 
     def cpu(self) -> float:
         """Return the CPU seconds used by all, ended children included."""
-        total = 0.0
-        for process in self.tree():
-            with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
-        return total
+        return sum(map(_used, self.tree()))
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL for whoever does not heed it within 15 s; their children go with them."""
@@ -138,9 +131,9 @@ class Team:
             with suppress(ProcessLookupError):
                 process.terminate()
         _, alive = psutil.wait_procs(everybody, timeout=STOP_SECONDS)
-        for process in alive:
+        for left in alive:
             with suppress(psutil.NoSuchProcess):
-                process.kill()
+                left.kill()
         for process in self.processes:
             process.wait(STOP_SECONDS)
 
@@ -159,14 +152,27 @@ def team(*commands: Command) -> Iterator[Team]:
             started.stop()
 
 
-def wait_until(reached: Sequence[object] | object, *, patience: float, what: str, pause: float = 0.005) -> None:
+def wait_until(reached: Callable[[], object], *, patience: float, what: str, pause: float = 0.005) -> None:
     """Wait until a function returns something true; BenchError after `patience` seconds."""
-    assert callable(reached)
     until = time.monotonic() + patience
     while not reached():
         if time.monotonic() > until:
             raise BenchError(f"{what} took more than {patience:.0f} s")
         time.sleep(pause)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def _used(process: psutil.Process) -> float:
+    with suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system + times.children_user + times.children_system)
+    return 0.0
 
 
 def _name(command: Command) -> str:

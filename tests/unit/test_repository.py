@@ -26,7 +26,18 @@ ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = sorted((ROOT / "taskrunner").rglob("*.py"))
 REQUIREMENTS = ("run.txt", "dev.txt")
-MADE_HERE = {".bench", ".git", ".venv", ".hypothesis", ".taskrunner", "__pycache__", "build", "dist", "outbox", "node_modules"}
+MADE_HERE = {
+    ".bench",
+    ".git",
+    ".venv",
+    ".hypothesis",
+    ".taskrunner",
+    "__pycache__",
+    "build",
+    "dist",
+    "outbox",
+    "node_modules",
+}
 GRACE: timedelta = Settings.model_fields["grace"].default
 FRAMEWORKS = {"psycopg", "psycopg_pool", "sqlmodel", "sqlalchemy", "alembic", "typer", "rich", "fastapi", "uvicorn"}
 
