@@ -27,6 +27,7 @@ __all__ = [
     "TaskStatus",
     "ask_next_try",
     "bind",
+    "identify",
     "load_payload",
     "parse_payload",
 ]
@@ -131,12 +132,7 @@ class Task(BaseModel):
     @property
     def id(self) -> UUID:
         """The task's id, made here and now, in time order (UUIDv7), unless a row is bound; a copy gets its own."""
-        try:
-            return _ID.__get__(self)  # type: ignore[no-any-return]  # slots are untyped
-        except AttributeError:
-            made = uuid7()
-            _ID.__set__(self, made)
-            return made
+        return identify(self)[0]
 
     @property
     def tries(self) -> int:
@@ -195,6 +191,16 @@ class Task(BaseModel):
         Exponential backoff with full jitter (5 s, doubled, at most 15 min) until `max_retries`.
         """
         return _BACKOFF(self.tries) if self.tries < self.max_retries else None
+
+
+def identify(task: Task) -> tuple[UUID, bool]:
+    """Return the task's id, and whether it was made just now: then nobody can have seen or sent it before."""
+    try:
+        return _ID.__get__(task), False
+    except AttributeError:
+        made = uuid7()
+        _ID.__set__(task, made)
+        return made, True
 
 
 def bind(task: Task, run: RunInfo) -> None:
