@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from datetime import datetime
 
-from sqlalchemy import Select, func, select
-
-from taskrunner.db import Steps
-from taskrunner.models import DeadLetter, RunnerRow, ScheduleRow, TaskStats
-from taskrunner.reads.fleet import alive_now, queues_with, runners, schedules
+from taskrunner.db import Op, Steps, column, scalar
+from taskrunner.reads.fleet import queues_with, runners, schedules
 from taskrunner.reads.live import Waiting, longest, waiting
-from taskrunner.reads.selects import ago, op, table
 from taskrunner.reads.views import Counts, Status, TypeCounts
+from taskrunner.statements import reads as sql
 from taskrunner.states import HISTORY
 
-_STATS, _DEAD, _RUNNER, _SCHEDULE = table(TaskStats), table(DeadLetter), table(RunnerRow), table(ScheduleRow)
+
+def now() -> Op[datetime]:
+    """Return what the database's clock says: the one that ages and next ticks are shown by."""
+    return Op(sql.NOW, {}, scalar)
 
 
 def status() -> Steps[Status]:
@@ -38,10 +38,10 @@ def stats() -> Steps[dict[str, int]]:
 
 def _types(live: list[Waiting]) -> Steps[list[TypeCounts]]:
     found = yield from _count(live)
-    known: set[str] = yield op(_known(), lambda rows: {row[0] for row in rows})
+    known: list[str] = yield Op(sql.KNOWN_TYPES, {}, column)
     for name in known:
         _of(found, name)
-    for name, next_tick_at in (yield op(_next_ticks(), list)):
+    for name, next_tick_at in (yield Op(sql.NEXT_TICKS, {}, list)):
         _of(found, name).next_tick_at = next_tick_at
     for row in live:
         found[row.type].unregistered = row.type not in known
@@ -52,10 +52,10 @@ def _count(live: list[Waiting]) -> Steps[dict[str, TypeCounts]]:
     found: dict[str, TypeCounts] = {}
     for row in live:
         _add(_of(found, row.type), row)
-    for name, outcome, count in (yield op(_ended(), list)):
+    for name, outcome, count in (yield Op(sql.COUNTED, {}, list)):
         if outcome in HISTORY:
-            setattr(_of(found, name), outcome, int(count))
-    for name, count in (yield op(_dead(), list)):
+            setattr(_of(found, name), outcome, count)
+    for name, count in (yield Op(sql.DEAD_BY_TYPE, {}, list)):
         _of(found, name).dead = count
     return found
 
@@ -72,27 +72,3 @@ def _of(found: dict[str, TypeCounts], name: str) -> TypeCounts:
 
 def _sum(types: Collection[TypeCounts]) -> Counts:
     return Counts(**{name: sum(getattr(counts, name) for counts in types) for name in Counts.model_fields})
-
-
-def _ended() -> Select[Any]:
-    return (
-        select(_STATS.c.type, _STATS.c.outcome, func.sum(_STATS.c.count))
-        .where(_STATS.c.minute >= func.date_trunc("minute", ago("24 hours")))
-        .group_by(_STATS.c.type, _STATS.c.outcome)
-    )
-
-
-def _dead() -> Select[Any]:
-    return select(_DEAD.c.type, func.count()).where(_DEAD.c.requeued_as.is_(None)).group_by(_DEAD.c.type)
-
-
-def _known() -> Select[Any]:
-    return select(func.unnest(_RUNNER.c.types)).where(alive_now()).distinct()
-
-
-def _next_ticks() -> Select[Any]:
-    return (
-        select(_SCHEDULE.c.type, func.min(_SCHEDULE.c.next_tick_at))
-        .where(~_SCHEDULE.c.paused, _SCHEDULE.c.next_tick_at.is_not(None))
-        .group_by(_SCHEDULE.c.type)
-    )

@@ -6,29 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, DateTime, FromClause, Select, Text, cast, literal, null, select, union_all
-from sqlalchemy.dialects.postgresql import JSONB
-
 from taskrunner.db import Op, Row
-from taskrunner.models import DeadLetter, HistoryRow, TaskRow
-from taskrunner.reads.selects import op, table
 from taskrunner.reads.views import DeadView, TaskFilter, TaskView
+from taskrunner.statements import reads as sql
 from taskrunner.states import HISTORY, LIVE, State
 
-_FIELDS = tuple(TaskView.model_fields)
-_LIVE, _HISTORY, _DEAD = table(TaskRow), table(HistoryRow), table(DeadLetter)
-# What a table has no column for.
-_CONSTANTS: dict[str, ColumnElement[Any]] = {
-    "state": literal(State.DEAD.value, Text()),
-    "finished_at": cast(null(), DateTime(timezone=True)),
-    "result": literal(None, JSONB(none_as_null=True)),
+_TASK_FIELDS, _DEAD_FIELDS = tuple(TaskView.model_fields), tuple(DeadView.model_fields)
+_OPEN = " AND t.requeued_as IS NULL"
+_PAGE = " ORDER BY t.id DESC LIMIT %(limit)s"
+
+# What a filter asks of every table. The day an ended task was created is no later than that of its end: said of the
+# end as well, it spares the partitions before that day.
+_FILTERS = {
+    "type": " AND t.type = %(type)s",
+    "queue": " AND t.queue = %(queue)s",
+    "tenant": " AND t.tenant = %(tenant)s",
+    "since": " AND t.created_at >= %(since)s",
+    "after": " AND t.id < %(after)s",
 }
+_STATE, _SINCE_END = " AND t.state = %(state)s", " AND t.finished_at >= %(since)s"
 
 
 def task_by_id(id_: UUID) -> Op[TaskView | None]:
     """Return a task in whatever state it is, a dead letter that was requeued included; None if nobody knows it."""
-    parts = [_columns(source).where(source.c.id == id_) for source in (_LIVE, _HISTORY, _DEAD)]
-    return op(select(union_all(*parts).subquery()), lambda rows: _views(rows)[0] if rows else None)
+    return Op(sql.ONE, {"id": id_}, lambda rows: _views(rows)[0] if rows else None)
 
 
 def list_tasks(wanted: TaskFilter) -> Op[list[TaskView]]:
@@ -37,55 +38,49 @@ def list_tasks(wanted: TaskFilter) -> Op[list[TaskView]]:
     The order is that of the ids, which for UUIDv7 is that of their creation. Each table gives at most a page, by its
     primary key; the partitions of history are merged, so that an unfiltered page reads no more rows than it shows.
     """
-    parts = [_page(source, wanted).subquery().select() for source in _sources(wanted.state)]
-    merged = union_all(*parts).subquery()
-    return op(select(merged).order_by(merged.c.id.desc()).limit(wanted.limit), _views)
+    pages = []
+    if wanted.state is None or wanted.state in LIVE:
+        pages.append(_page(sql.LIVE, wanted, _STATE))
+    if wanted.state is None or wanted.state in HISTORY:
+        pages.append(_page(sql.ENDED, wanted, _STATE, _SINCE_END))
+    if wanted.state in (None, State.DEAD):
+        pages.append(_page(sql.DEAD + _OPEN, wanted, "", _SINCE_END))
+    return Op(pages[0] if len(pages) == 1 else _merged(pages), _params(wanted), _views)
 
 
 def dead_letters(wanted: TaskFilter, *, requeued: bool = False) -> Op[list[DeadView]]:
     """Return a page of dead letters, the newest first; with `requeued` also those that a person has requeued."""
-    page = _narrow(_columns(_DEAD).add_columns(_DEAD.c.requeued_as), _DEAD, wanted)
-    return op(page if requeued else page.where(_DEAD.c.requeued_as.is_(None)), _dead_views)
+    source = sql.DEAD_LETTER if requeued else sql.DEAD_LETTER + _OPEN
+    return Op(_page(source, wanted, "", _SINCE_END), _params(wanted), _dead_views)
 
 
 def dead_letter_by_id(id_: UUID) -> Op[DeadView | None]:
     """Return a dead letter, requeued or not."""
-    found = _columns(_DEAD).add_columns(_DEAD.c.requeued_as).where(_DEAD.c.id == id_)
-    return op(found, lambda rows: _dead_views(rows)[0] if rows else None)
+    return Op(sql.ONE_DEAD_LETTER, {"id": id_}, lambda rows: _dead_views(rows)[0] if rows else None)
 
 
-def _sources(state: State | None) -> list[FromClause]:
-    if state is None:
-        return [_LIVE, _HISTORY, _DEAD]
-    return [_LIVE] if state in LIVE else [_HISTORY] if state in HISTORY else [_DEAD]
-
-
-def _columns(source: FromClause) -> Select[Any]:
-    return select(*((source.c[name] if name in source.c else _CONSTANTS[name]).label(name) for name in _FIELDS))
-
-
-def _page(source: FromClause, wanted: TaskFilter) -> Select[Any]:
-    page = _narrow(_columns(source), source, wanted)
-    return page.where(_DEAD.c.requeued_as.is_(None)) if source is _DEAD else page
-
-
-def _narrow(page: Select[Any], source: FromClause, wanted: TaskFilter) -> Select[Any]:
-    for name in ("state", "type", "queue", "tenant"):
-        value = getattr(wanted, name)
-        if value is not None and name in source.c:
-            page = page.where(source.c[name] == value)
+def _page(source: str, wanted: TaskFilter, state: str, since_end: str = "") -> str:
+    """Put what is wanted behind the select of one table."""
+    conditions = [text for name, text in _FILTERS.items() if getattr(wanted, name) is not None]
+    if wanted.state is not None:
+        conditions.append(state)
     if wanted.since is not None:
-        page = page.where(source.c.created_at >= wanted.since)
-        if "finished_at" in source.c:  # implied; it spares the partitions before that day
-            page = page.where(source.c.finished_at >= wanted.since)
-    if wanted.after is not None:
-        page = page.where(source.c.id < wanted.after)
-    return page.order_by(source.c.id.desc()).limit(wanted.limit)
+        conditions.append(since_end)
+    return source + "".join(conditions) + _PAGE
+
+
+def _merged(pages: Sequence[str]) -> str:
+    return "(" + ")\nUNION ALL (".join(pages) + ")\n ORDER BY id DESC LIMIT %(limit)s"
+
+
+def _params(wanted: TaskFilter) -> dict[str, Any]:
+    """Return the filter's values; psycopg takes an enum for a type of the database's, and the states are text."""
+    return {**dict(wanted), "state": wanted.state and wanted.state.value}
 
 
 def _views(rows: Sequence[Row]) -> list[TaskView]:
-    return [TaskView(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
+    return [TaskView(**dict(zip(_TASK_FIELDS, row, strict=True))) for row in rows]
 
 
 def _dead_views(rows: Sequence[Row]) -> list[DeadView]:
-    return [DeadView(**dict(zip((*_FIELDS, "requeued_as"), row, strict=True))) for row in rows]
+    return [DeadView(**dict(zip(_DEAD_FIELDS, row, strict=True))) for row in rows]

@@ -78,17 +78,11 @@ def test_the_doors_open_on_demand_and_then_there_is_a_driver():
     assert "psycopg" in loaded_by(code)
 
 
-def test_what_only_enqueues_loads_no_orm():
-    code = "import taskrunner.cli.enqueue, taskrunner.queue, taskrunner.schema, taskrunner.store.steering"
-    assert loaded_by(code) & {"sqlmodel", "sqlalchemy", "alembic", "rich"} == set()
-
-
-def test_the_reads_are_there_on_demand_whatever_was_asked_for_first():
-    """A function that has the name of a module would be hidden by it."""
-    code = (
-        "from taskrunner import reads\nfor name in sorted(reads.__all__): assert callable(getattr(reads, name)), name"
-    )
-    assert "sqlalchemy" in loaded_by(code)
+@pytest.mark.parametrize(
+    "module", ["cli.enqueue", "queue", "schema", "store.steering", "reads", "supervisor", "runner"]
+)
+def test_what_enqueues_looks_or_works_loads_no_orm(module):
+    assert loaded_by(f"import taskrunner.{module}") & {"sqlmodel", "sqlalchemy", "alembic", "rich"} == set()
 
 
 def test_the_package_says_that_it_is_typed():

@@ -1,0 +1,120 @@
+"""What people look at, in SQL. The columns are the fields of the views in `taskrunner.reads`, in their order."""
+
+NOW = "SELECT taskrunner.clock()"
+
+# ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# A task in each of its three tables, in one shape. `taskrunner.reads.tasks` puts conditions and an order behind them.
+
+LIVE = """
+SELECT t.id, t.type, t.queue, t.tenant, t.state, t.priority, t.payload, t.tries, t.crashes, t.maturity_at, t.created_at,
+       t.started_at, NULL::timestamptz AS finished_at, t.runner_id, t.errors, NULL::jsonb AS result, t.progress, t.meta
+  FROM taskrunner.task t
+ WHERE true"""
+
+ENDED = """
+SELECT t.id, t.type, t.queue, t.tenant, t.state, t.priority, t.payload, t.tries, t.crashes, t.maturity_at, t.created_at,
+       t.started_at, t.finished_at, t.runner_id, t.errors, t.result, t.progress, t.meta
+  FROM taskrunner.task_history t
+ WHERE true"""
+
+DEAD = """
+SELECT t.id, t.type, t.queue, t.tenant, 'dead' AS state, t.priority, t.payload, t.tries, t.crashes, t.maturity_at,
+       t.created_at, t.started_at, t.finished_at, t.runner_id, t.errors, NULL::jsonb AS result, t.progress, t.meta
+  FROM taskrunner.dead_letter t
+ WHERE true"""
+
+DEAD_LETTER = """
+SELECT t.id, t.type, t.queue, t.tenant, 'dead' AS state, t.priority, t.payload, t.tries, t.crashes, t.maturity_at,
+       t.created_at, t.started_at, t.finished_at, t.runner_id, t.errors, NULL::jsonb AS result, t.progress, t.meta,
+       t.requeued_as
+  FROM taskrunner.dead_letter t
+ WHERE true"""
+
+ONE_DEAD_LETTER = DEAD_LETTER + " AND t.id = %(id)s"
+
+ONE = LIVE + " AND t.id = %(id)s\nUNION ALL" + ENDED + " AND t.id = %(id)s\nUNION ALL" + DEAD + " AND t.id = %(id)s"
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# One pass over the hot table, which holds no task that has ended.
+WAITING = """
+SELECT t.type, t.queue,
+       count(*) FILTER (WHERE t.state = 'pending') AS pending,
+       count(*) FILTER (WHERE t.state = 'pending' AND t.maturity_at <= taskrunner.clock()) AS due,
+       count(*) FILTER (WHERE t.state = 'running') AS running,
+       count(*) FILTER (WHERE t.state = 'blocked') AS blocked,
+       count(*) FILTER (WHERE t.state = 'pending' AND t.tries > 0) AS retrying,
+       extract(epoch FROM taskrunner.clock() - min(t.maturity_at) FILTER (
+           WHERE t.state = 'pending' AND t.maturity_at <= taskrunner.clock()))::float8 AS oldest_due_seconds
+  FROM taskrunner.task t
+ GROUP BY t.type, t.queue
+"""
+
+# History is big and is never counted: what ends is counted by the statement that ends it.
+COUNTED = """
+SELECT s.type, s.outcome, sum(s.count)::bigint AS count
+  FROM taskrunner.task_stats s
+ WHERE s.minute >= date_trunc('minute', taskrunner.clock() - interval '24 hours')
+ GROUP BY s.type, s.outcome
+"""
+
+DEAD_BY_TYPE = """
+SELECT d.type, count(*) AS count FROM taskrunner.dead_letter d WHERE d.requeued_as IS NULL GROUP BY d.type
+"""
+
+KNOWN_TYPES = """
+SELECT DISTINCT unnest(r.types) AS type FROM taskrunner.runner r WHERE r.lease_until > taskrunner.clock()
+"""
+
+NEXT_TICKS = """
+SELECT s.type, min(s.next_tick_at) AS next_tick_at
+  FROM taskrunner.schedule s
+ WHERE NOT s.paused AND s.next_tick_at IS NOT NULL
+ GROUP BY s.type
+"""
+
+# ── runners, queues, schedules ───────────────────────────────────────────────────────────────────────────────────────
+
+RUNNERS = """
+SELECT r.id, r.kind, r.host, r.pid, r.slots, r.running, r.strays, r.queues, r.types, r.version, r.started_at,
+       r.lease_until, extract(epoch FROM r.lease_until - taskrunner.clock())::float8 AS lease_seconds,
+       r.lease_until > taskrunner.clock() AS alive
+  FROM taskrunner.runner r
+ ORDER BY alive DESC, r.kind, r.host, r.pid, r.id
+"""
+
+LIVE_RUNNERS = """
+SELECT count(*) FROM taskrunner.runner r WHERE r.lease_until > taskrunner.clock() AND r.kind = 'runner'
+"""
+
+# The type of a pending task that no live runner knows.
+UNATTENDED = """
+SELECT t.type
+  FROM taskrunner.task t
+ WHERE t.id = %(id)s AND t.state = 'pending'
+   AND NOT EXISTS (SELECT FROM taskrunner.runner r
+                    WHERE r.lease_until > taskrunner.clock() AND r.kind = 'runner' AND t.type = ANY(r.types))
+"""
+
+QUEUES = "SELECT q.queue, q.paused, q.fair FROM taskrunner.queue_settings q"
+
+SERVED = """
+SELECT s.queue, count(*) AS runners
+  FROM (SELECT unnest(r.queues) AS queue
+          FROM taskrunner.runner r
+         WHERE r.lease_until > taskrunner.clock() AND r.kind = 'runner') s
+ GROUP BY s.queue
+"""
+
+_SCHEDULE = """
+SELECT s.name, s.type, s.tenant, s.trigger, s.timezone, s.payload, s.paused,
+       NOT EXISTS (SELECT FROM taskrunner.runner r
+                    WHERE r.lease_until > taskrunner.clock() AND s.type = ANY(r.types)) AS orphaned,
+       s.next_tick_at, s.last_tick_at, s.last_task_id, s.last_error, s.ticks, s.skipped, s.catch_up, s.declared_in
+  FROM taskrunner.schedule s
+"""
+
+SCHEDULES = _SCHEDULE + " ORDER BY s.next_tick_at ASC NULLS LAST, s.name, s.tenant"
+
+SCHEDULE = _SCHEDULE + " WHERE s.name = %(name)s AND s.tenant = %(tenant)s"
