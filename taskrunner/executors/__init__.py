@@ -1,23 +1,50 @@
 """Run one call of a task's `run()`: on the event loop, in a thread, or in a child process that can be killed.
 
-`Executors.run(call)` gives back what the call came to as a value, `Returned` or `BrokeOff`; nothing that a task raises,
-SystemExit included, ever travels through the runner's own stack.
+`Executors.start_call(call, done)` tells what the call came to as a value, `Returned` or `BrokeOff`; nothing that a task
+raises, SystemExit included, ever travels through the runner's own stack.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable
 from datetime import timedelta
-from typing import cast
 
-from taskrunner.executors.call import BrokeOff, Call, NoCapacity, OnMessage, OnRequest, Returned, RunEnd
+from taskrunner.executors.call import (
+    BrokeOff,
+    Call,
+    CallEnd,
+    NoCapacity,
+    OnMessage,
+    OnRequest,
+    Refused,
+    Returned,
+    RunEnd,
+    Stopped,
+)
+from taskrunner.executors.childhub import Hub
 from taskrunner.executors.children import Children
+from taskrunner.executors.handle import Calls, Done, Handle
 from taskrunner.executors.onloop import LoopGuard, OnLoop
 from taskrunner.executors.threads import Threads
 
-__all__ = ["BrokeOff", "Call", "Executors", "NoCapacity", "OnMessage", "OnRequest", "Returned", "RunEnd"]
+__all__ = [
+    "BrokeOff",
+    "Call",
+    "CallEnd",
+    "Done",
+    "Executors",
+    "Handle",
+    "NoCapacity",
+    "OnMessage",
+    "OnRequest",
+    "Refused",
+    "Returned",
+    "RunEnd",
+    "Stopped",
+]
 
 
 class Executors:
@@ -40,15 +67,14 @@ class Executors:
         `on_strays(number)` every change of `strays`. All three are called on the loop.
         """
         self._on_strays = on_strays
-        self._callers: set[asyncio.Task[object]] = set()
-        self._drained = asyncio.Event()
-        self._loop_runs = OnLoop(patience=cancel_patience, on_strays=self._strays_changed)
-        self._threads = Threads(slots=concurrency, stray_limit=stray_limit, on_strays=self._strays_changed)
-        self._children = Children(slots=process_slots, on_message=on_message, on_request=on_request)
-        self._ways: dict[str, OnLoop | Threads | Children] = {
-            "loop": self._loop_runs,
-            "thread": self._threads,
-            "process": self._children,
+        self._calls = calls = Calls()
+        self._on_loop = OnLoop(calls, patience=cancel_patience, on_strays=self._strays_changed)
+        self._threads = Threads(calls, slots=concurrency, stray_limit=stray_limit, on_strays=self._strays_changed)
+        self._children = Children(calls, slots=process_slots, hub=Hub(on_message, on_request))
+        self._starts: dict[str, Callable[[Call, Done], Handle]] = {
+            "loop": self._on_loop.start,
+            "thread": self._threads.start,
+            "process": self._children.start,
         }
         self._guard = LoopGuard()
 
@@ -61,35 +87,47 @@ class Executors:
 
         Nothing can end those: with any left, the process should leave by `os._exit`.
         """
-        while self._callers:
-            self._drained.clear()
-            for caller in self._callers:
-                caller.cancel()
-            await self._drained.wait()
+        await self._calls.cancel()
         self._guard.remove()
         await self._children.close()
         await self._threads.close()
         return self.strays
 
+    def start_call(self, call: Call, done: Done) -> Handle:
+        """Start the call; `done(end)` is called once, on the loop, in a later turn of it and in the context made in.
+
+        The end is what the call came to, `Stopped` if it was cancelled before, `Refused` if it could not be begun.
+        """
+        return self._starts[call.executor](call, done)
+
     async def run(self, call: Call) -> RunEnd:
         """Run the call and return what it came to; when cancelled, stop it and raise CancelledError.
 
-        A coroutine gets CancelledError and has `cancel_patience` to end; a thread goes on as a stray; a child
-        process is killed, with the processes it started. A second cancel waits for nothing.
+        Raises NoCapacity where it was refused. A second cancel waits for nothing.
         """
-        caller = cast("asyncio.Task[object]", asyncio.current_task())
-        self._callers.add(caller)
+        told: asyncio.Future[CallEnd] = asyncio.get_running_loop().create_future()
+        handle = self.start_call(call, told.set_result)
         try:
-            return await self._ways[call.executor].run(call)
-        finally:
-            self._callers.discard(caller)
-            if not self._callers:
-                self._drained.set()
+            await asyncio.wait((told,))
+        except CancelledError:
+            handle.cancel()
+            try:
+                await asyncio.wait((told,))
+            finally:
+                handle.cancel()
+            raise
+        match told.result():
+            case Stopped():
+                raise CancelledError
+            case Refused(reason):
+                raise NoCapacity(reason)
+            case end:
+                return end
 
     @property
     def strays(self) -> int:
         """How many threads and coroutines of stopped calls still run."""
-        return self._threads.strays + self._loop_runs.strays
+        return self._threads.strays + self._on_loop.strays
 
     @property
     def live_threads(self) -> int:

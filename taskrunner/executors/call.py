@@ -1,4 +1,7 @@
-"""One call of a task's `run()`, and what it came to."""
+"""One call of a task's `run()`, and what it came to.
+
+The classes are not frozen: one of each is made for every task, and freezing makes that 2 µs dearer.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def _nothing() -> Mapping[str, object]:
     return {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """What to run: a bound task for the loop and the thread; for a child process, all it needs to rebuild one.
 
@@ -41,14 +44,14 @@ class Call:
     begin: Callable[[], Mapping[str, object]] = _nothing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Returned:
     """`run()` returned this value."""
 
     value: object
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BrokeOff:
     """`run()` raised, or the child process it ran in died; `error` has `message` and `traceback`.
 
@@ -59,11 +62,24 @@ class BrokeOff:
     kind: Kind = "raised"
 
 
+@dataclass(slots=True)
+class Stopped:
+    """The call was stopped from outside before it came to an end of its own."""
+
+
+@dataclass(slots=True)
+class Refused:
+    """The system gives no thread or process: nothing was run, the task can be released unchanged."""
+
+    reason: str
+
+
 RunEnd: TypeAlias = Returned | BrokeOff
+CallEnd: TypeAlias = RunEnd | Stopped | Refused
 
 
 class NoCapacity(TaskrunnerError):
-    """The system gives no further thread or process; nothing was run, the task can be released unchanged."""
+    """The system gives no further thread or process; the message names the limit."""
 
 
 def failed(error: BaseException, kind: Kind = "raised") -> BrokeOff:

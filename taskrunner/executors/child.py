@@ -44,10 +44,12 @@ def main(fd: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ignore)
     link = Link(connection)
-    logging.getLogger().addHandler(LogToRunner(link))
+    root = logging.getLogger()
+    root.addHandler(LogToRunner(link))
     while True:
         request = link.next_call()
-        logging.getLogger().setLevel(request.log_level)
+        if root.level != request.log_level:  # setting it makes every logger forget what it has worked out
+            root.setLevel(request.log_level)
         link.send(*_run(request, link))
 
 

@@ -43,8 +43,7 @@ class Link:
         while True:
             kind, body = self._receive()
             if kind == CALL:
-                request: Request = unpickled(body)
-                return request
+                return Request._make(unpickled(body))
 
     def send(self, kind: bytes, body: bytes) -> None:
         """Send one frame."""

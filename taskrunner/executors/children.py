@@ -8,30 +8,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from asyncio import IncompleteReadError, StreamReader, StreamWriter
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Coroutine
+from contextvars import copy_context
+from typing import Any
 
-from taskrunner.executors.call import BrokeOff, Call, NoCapacity, OnMessage, OnRequest, Returned, RunEnd, died, failed
+from taskrunner.executors.call import (
+    BrokeOff,
+    Call,
+    CallEnd,
+    NoCapacity,
+    Refused,
+    Returned,
+    RunEnd,
+    Stopped,
+    died,
+    failed,
+)
+from taskrunner.executors.childchannel import Channel
+from taskrunner.executors.childhub import Hub
 from taskrunner.executors.childprocess import ChildProcess
+from taskrunner.executors.handle import Calls, Done, Handle
 from taskrunner.executors.wire import (
     CALL,
     DONE,
     FAILED,
-    HEADER,
     MESSAGE,
     REPLY,
     REQUEST,
     Request,
     WireBroken,
-    frame,
     from_json,
     pickled,
-    split_header,
-    to_json,
     unpickled,
 )
-
-log = logging.getLogger(__name__)
 
 _EXIT_PATIENCE = 1.0  # s between the end of a child's socket and its exit; both come with its death
 _LATE_EOF = 0.5  # s after which a dead child's socket is taken as ended, though a grandchild holds it open
@@ -41,168 +51,238 @@ _REAP_PATIENCE = 5.0  # s until a SIGKILLed child is given up (it hangs in the k
 class Children:
     """A bounded set of child processes, each of which runs one call at a time."""
 
-    def __init__(self, *, slots: int, on_message: OnMessage | None, on_request: OnRequest | None) -> None:
-        """Bound the children to `slots`; the callbacks get what they tell and ask, with task id and claim number."""
-        self._free = asyncio.Semaphore(slots)
-        self._hub = _Hub(on_message, on_request)
+    def __init__(self, calls: Calls, *, slots: int, hub: Hub) -> None:
+        """Bound the children to `slots`; the hub gets what they tell and ask."""
+        self.calls = calls
+        self.hub = hub
+        self._slots = slots
+        self._waiting: deque[_Errand] = deque()
         self._idle: list[_Child] = []
-        self._all: set[_Child] = set()
+        self._all: set[_Child] = set()  # until they are dead
+        self._chores: set[asyncio.Task[None]] = set()
 
-    async def run(self, call: Call) -> RunEnd:
-        """Run the call in a child; when cancelled, kill the child and raise.
-
-        Raises NoCapacity, with nothing run, where the system lets no child start.
-        """
+    def start(self, call: Call, done: Done) -> Handle:
+        """Run the call in a child, as soon as one is free."""
+        errand = _Errand(call, done, self)
         if refusal := _not_importable(call):
-            return refusal
-        async with self._free:
-            child = await self._take()
-            try:
-                outcome = await child.run(call, self._hub)
-            except BaseException:
-                await self._drop(child)
-                raise
-            if child.usable:
-                self._idle.append(child)
-            else:
-                await self._drop(child)
-            return outcome
+            self.calls.put(errand, refusal)
+        else:
+            self._waiting.append(errand)
+            self._hand_out()
+        return errand
+
+    def stop(self, errand: _Errand) -> None:
+        """Take an errand back, or kill the child that is on it; one that has ended is not heeded."""
+        if errand.child is not None:
+            self._retire(errand.child, Stopped())
+        elif errand in self._waiting:
+            self._waiting.remove(errand)
+            self.calls.put(errand, Stopped())
 
     async def close(self) -> None:
         """Kill every child and wait for its end."""
-        await asyncio.gather(*[self._drop(child) for child in tuple(self._all)])
-        self._idle.clear()
+        for child in tuple(self._all):
+            self._retire(child, Stopped())
+        await asyncio.gather(*self._chores)
 
-    async def _take(self) -> _Child:
+    # ── what children report ─────────────────────────────────────────────────────────────────────────────────────
+
+    def ended(self, child: _Child, end: RunEnd) -> None:
+        """A child is through with its errand."""
+        errand = child.release()
+        if child.worn:
+            self._retire(child, end)
+        else:
+            self._idle.append(child)
+            self._hand_out()
+        if errand is not None:
+            self.calls.put(errand, end)
+
+    def failed(self, child: _Child) -> None:
+        """A child's socket has ended: it has died, or spoiled its connection."""
+        self._retire(child, None)
+
+    # ── ours ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _hand_out(self) -> None:
+        while self._waiting and (child := self._free_child()) is not None:
+            errand = self._waiting.popleft()
+            try:
+                request = errand.request()
+            except Exception as error:
+                self._idle.append(child)
+                self.calls.put(errand, failed(error))
+                continue
+            if not child.run(errand, request):
+                self._waiting.appendleft(errand)
+                self._retire(child, Stopped())
+
+    def _free_child(self) -> _Child | None:
         while self._idle:
-            if (child := self._idle.pop()).usable:
+            if (child := self._idle.pop()).alive:
                 return child
-            await self._drop(child)
-        child = await _Child.start()
-        self._all.add(child)
-        return child
+            self._retire(child, Stopped())
+        if len(self._all) >= self._slots:
+            return None
+        try:
+            started = _Child(self)
+        except NoCapacity as error:
+            while self._waiting:
+                self.calls.put(self._waiting.popleft(), Refused(str(error)))
+            return None
+        self._all.add(started)
+        return started
 
-    async def _drop(self, child: _Child) -> None:
+    def _retire(self, child: _Child, end: CallEnd | None) -> None:
+        """Give a child up for good; what it was on ends like this when it is dead, without an `end` by its death."""
+        if child in self._idle:
+            self._idle.remove(child)
+        if end is not None:
+            child.kill()
+        self._see_to(self._bury(child, child.release(), end))
+
+    async def _bury(self, child: _Child, errand: _Errand | None, end: CallEnd | None) -> None:
+        if end is None:
+            end = died(await child.returncode(_EXIT_PATIENCE))
+            child.kill()
+        await child.returncode(_REAP_PATIENCE)
         self._all.discard(child)
-        await child.kill()
+        if errand is not None:
+            self.calls.put(errand, end)
+        self.calls.loop.call_soon(self._hand_out)  # not from here: an eager task factory may have us in its midst
+
+    def _see_to(self, chore: Coroutine[Any, Any, None]) -> None:
+        task = self.calls.loop.create_task(chore, context=self.calls.context)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
 
 
-class _Hub:
-    """Where the children's messages and requests go; a callback that raises never costs the child its call."""
+class _Errand(Handle):
+    """A call for a child."""
 
-    def __init__(self, on_message: OnMessage | None, on_request: OnRequest | None) -> None:
-        self._on_message = on_message
-        self._on_request = on_request
+    __slots__ = ("_request", "_stopped", "_way", "child", "context")
 
-    def tell(self, call: Call, body: bytes) -> None:
-        kind, data = from_json(body)
-        try:
-            if kind == "log":  # in the caller's context, so that a handler knows whose record it is
-                logging.getLogger(data["name"]).handle(logging.makeLogRecord(data))
-            elif self._on_message is not None:
-                self._on_message(*_identity(call), kind, data)
-        except Exception:
-            log.exception("a %r message of task %s was not taken", kind, call.info.get("id"))
+    def __init__(self, call: Call, done: Done, way: Children) -> None:
+        super().__init__(call, done, way.calls)
+        self.child: _Child | None = None
+        self.context = copy_context()
+        self._way = way
+        self._request: bytes | None = None
+        self._stopped = False
 
-    async def answer(self, call: Call, body: bytes) -> bytes:
-        number, kind, data = from_json(body)
-        try:
-            if self._on_request is None:
-                raise LookupError(f"this runner answers no {kind!r} requests")
-            value = await self._on_request(*_identity(call), kind, data)
-            return to_json({"number": number, "value": value})
-        except Exception as error:
-            return to_json({"number": number, "error": f"{type(error).__name__}: {error}"})
+    def cancel(self) -> None:
+        """Kill its child, and wait for its death; a second time, do not wait."""
+        if self._stopped:
+            self._calls.put(self, Stopped())
+        else:
+            self._stopped = True
+            self._way.stop(self)
+
+    def request(self) -> bytes:
+        """Begin, and return what to send to the child; begun once, though it may have to be sent to another."""
+        if self._request is None:
+            call = self.call
+            info = {**call.info, **call.begin()}
+            level = logging.getLogger().getEffectiveLevel()
+            self._request = pickled(tuple(Request(call.module, call.qualname, call.payload, info, level)))
+        return self._request
 
 
 class _Child:
-    """One child process and the runner's end of its socket."""
+    """One child process, the runner's end of its socket, and what it is on."""
 
-    def __init__(self, process: ChildProcess, reader: StreamReader, writer: StreamWriter) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
-        self._worn = False
-        process.exit.add_done_callback(self._exited)
-
-    @classmethod
-    async def start(cls) -> _Child:
-        """Start a process and connect to it; raises NoCapacity."""
+    def __init__(self, way: Children) -> None:
+        """Start the process; raises NoCapacity."""
+        self.worn = False
+        self._way = way
+        self._errand: _Errand | None = None
+        self._answering: asyncio.Task[None] | None = None
         try:
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    process = ChildProcess(theirs.fileno())
-                return cls(process, *await asyncio.open_unix_connection(sock=ours))
+                    self._process = ChildProcess(theirs.fileno())
             except BaseException:
                 ours.close()  # a child that was started sees it closed, and leaves
                 raise
         except OSError as error:
             raise NoCapacity(f"cannot start a process: {error}; raise the limit it names or set fewer slots") from error
+        self._channel = Channel(ours, self._take, lambda: way.failed(self))
+        self._process.exit.add_done_callback(self._exited)
 
     @property
-    def usable(self) -> bool:
-        """Whether it lives and is fit for a further call."""
-        return not self._worn and self._process.returncode is None and not self._reader.at_eof()
+    def alive(self) -> bool:
+        """Whether its exit has not been seen."""
+        return self._process.returncode is None
 
-    async def run(self, call: Call, hub: _Hub) -> RunEnd:
-        """Run one call; the child's death is an outcome, too."""
-        try:
-            await self._send(CALL, pickled(_request(call, call.begin())))
-            while True:
-                kind, body = await self._receive()
-                if kind == MESSAGE:
-                    hub.tell(call, body)
-                elif kind == REQUEST:
-                    await self._send(REPLY, await hub.answer(call, body))
-                else:
-                    return self._outcome(kind, body)
-        except (IncompleteReadError, ConnectionError, WireBroken):
-            return died(await self._status())
+    def run(self, errand: _Errand, request: bytes) -> bool:
+        """Send it a call; False if it is dead already, and nothing of the call has reached it."""
+        if not self._channel.send(CALL, request):
+            return False
+        self._errand = errand
+        errand.child = self
+        return True
 
-    async def kill(self) -> None:
-        """Kill it with every process it started, and wait for its end; one that has ended is cleared away."""
+    def release(self) -> _Errand | None:
+        """Take away what it is on."""
+        errand, self._errand = self._errand, None
+        if errand is not None:
+            errand.child = None
+        if self._answering is not None:
+            self._answering.cancel()
+            self._answering = None
+        return errand
+
+    def kill(self) -> None:
+        """Kill it, if it lives, with every process it started."""
         self._process.kill()
-        self._writer.close()
-        await asyncio.wait((self._process.exit,), timeout=_REAP_PATIENCE)
+        self._channel.close()
 
-    async def _send(self, kind: bytes, body: bytes) -> None:
-        self._writer.write(frame(kind, body))
-        await self._writer.drain()
-
-    async def _receive(self) -> tuple[bytes, bytes]:
-        kind, length = split_header(await self._reader.readexactly(HEADER.size))
-        return kind, await self._reader.readexactly(length)
-
-    def _outcome(self, kind: bytes, body: bytes) -> RunEnd:
-        if kind == DONE:
-            try:
-                return Returned(unpickled(body))
-            except BaseException as error:  # the user's classes take part in it
-                return failed(error)
-        if kind == FAILED:
-            told = from_json(body)
-            self._worn = told["worn"]
-            return BrokeOff(told["error"], told["kind"])
-        raise WireBroken(f"an unexpected frame {kind!r}")
-
-    async def _status(self) -> int | None:
-        """Return what the child exited with, or None if it lives: only its socket was spoiled, it is of no use then."""
-        self._worn = True
-        await asyncio.wait((self._process.exit,), timeout=_EXIT_PATIENCE)
+    async def returncode(self, patience: float) -> int | None:
+        """Wait for its exit and return what it exited with; None if it lives on."""
+        await asyncio.wait((self._process.exit,), timeout=patience)
         return self._process.returncode
 
-    def _exited(self, exit_status: asyncio.Future[int]) -> None:
-        exit_status.get_loop().call_later(_LATE_EOF, self._reader.feed_eof)
+    def _take(self, kind: bytes, body: bytes) -> None:
+        errand = self._errand
+        if kind == MESSAGE:
+            self._tell(errand, body)
+        elif errand is None:
+            raise WireBroken(f"a frame {kind!r} of an idle child")
+        elif kind == DONE:
+            self._way.ended(self, _returned(body))
+        elif kind == FAILED:
+            told = from_json(body)
+            self.worn = told["worn"]
+            self._way.ended(self, BrokeOff(told["error"], told["kind"]))
+        elif kind == REQUEST:
+            self._answering = self._way.calls.loop.create_task(self._answer(errand, body))
+        else:
+            raise WireBroken(f"an unexpected frame {kind!r}")
+
+    def _tell(self, errand: _Errand | None, body: bytes) -> None:
+        if errand is None:
+            self._way.hub.tell(None, body)
+        else:  # in the caller's context, so that a log handler knows whose record it is
+            errand.context.run(self._way.hub.tell, errand.call, body)
+
+    async def _answer(self, errand: _Errand, body: bytes) -> None:
+        try:
+            reply = await self._way.hub.answer(errand.call, body)
+        except WireBroken:
+            self._channel.fail()
+        else:
+            self._channel.send(REPLY, reply)
+
+    def _exited(self, _: asyncio.Future[int]) -> None:
+        self._way.calls.loop.call_later(_LATE_EOF, self._channel.fail)
 
 
-def _identity(call: Call) -> tuple[str, int]:
-    return str(call.info["id"]), int(str(call.info["claim_no"]))
-
-
-def _request(call: Call, begun: Mapping[str, object]) -> Request:
-    level = logging.getLogger().getEffectiveLevel()
-    return Request(call.module, call.qualname, call.payload, {**call.info, **begun}, level)
+def _returned(body: bytes) -> RunEnd:
+    try:
+        return Returned(unpickled(body))
+    except BaseException as error:  # the user's classes take part in it
+        return failed(error)
 
 
 def _not_importable(call: Call) -> BrokeOff | None:

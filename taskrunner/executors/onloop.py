@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import Any, TypeAlias, cast
 
 from taskrunner.errors import TaskrunnerError
-from taskrunner.executors.call import Call, Returned, RunEnd, failed
+from taskrunner.executors.call import Call, Returned, RunEnd, Stopped, failed
+from taskrunner.executors.handle import Calls, Done, Handle
 
 _Factory: TypeAlias = Callable[..., "asyncio.Future[Any]"]
 _in_task: ContextVar[bool] = ContextVar("taskrunner_in_task", default=False)
@@ -24,41 +25,71 @@ class ExitInSubtask(TaskrunnerError):
 class OnLoop:
     """Runs coroutines beside each other; counts those that were cancelled and do not end."""
 
-    def __init__(self, *, patience: timedelta, on_strays: Callable[[], None]) -> None:
+    def __init__(self, calls: Calls, *, patience: timedelta, on_strays: Callable[[], None]) -> None:
         """Give a cancelled coroutine `patience` to end before it counts as a stray."""
-        self._patience = patience.total_seconds()
+        self.calls = calls
+        self.patience = patience.total_seconds()
         self._on_strays = on_strays
-        self._strays: set[asyncio.Task[RunEnd]] = set()
+        self._strays: set[Handle] = set()
 
     @property
     def strays(self) -> int:
         """How many cancelled coroutines still run."""
         return len(self._strays)
 
-    async def run(self, call: Call) -> RunEnd:
-        """Run the coroutine to its end; when cancelled, cancel it, await its end for `patience`, and raise."""
-        inner = asyncio.create_task(_settle(call), name=call.name or None)
-        try:
-            # The shield makes our own cancellation ours: without it asyncio hands it to the coroutine and, as that
-            # settles into a value, forgets that it was meant for us.
-            return await asyncio.shield(inner)
-        except CancelledError:
-            inner.cancel()
-            await self._await_end(inner)
-            raise
+    def start(self, call: Call, done: Done) -> Handle:
+        """Run the coroutine in an asyncio task of its own, from the loop's next turn on."""
+        return _Run(call, done, self)
 
-    async def _await_end(self, inner: asyncio.Task[RunEnd]) -> None:
-        try:
-            await asyncio.wait((inner,), timeout=self._patience)
-        finally:
-            if not inner.done():
-                self._strays.add(inner)
-                inner.add_done_callback(self._stray_ended)
-                self._on_strays()
+    def give_up(self, run: _Run) -> None:
+        """Count a run as a stray."""
+        if run not in self._strays and not run.task.done():
+            self._strays.add(run)
+            self.calls.put(run, Stopped())
+            self._on_strays()
 
-    def _stray_ended(self, inner: asyncio.Task[RunEnd]) -> None:
-        self._strays.discard(inner)
-        self._on_strays()
+    def ended(self, run: Handle) -> None:
+        """Count it no longer."""
+        if run in self._strays:
+            self._strays.discard(run)
+            self._on_strays()
+
+
+class _Run(Handle):
+    """A coroutine that runs on the loop."""
+
+    __slots__ = ("_patience", "_way", "task")
+
+    def __init__(self, call: Call, done: Done, way: OnLoop) -> None:
+        calls = way.calls
+        super().__init__(call, done, calls)
+        self._way = way
+        self._patience: asyncio.TimerHandle | None = None
+        self.task = calls.loop.create_task(_settle(call), name=call.name or None)
+        # By the task's own word rather than by `_settle`'s: cancelled before its first step, that is never entered.
+        self.task.add_done_callback(self._task_ended, context=calls.context)
+
+    def cancel(self) -> None:
+        """Cancel the asyncio task; it has `patience` to end."""
+        if self.task.done():
+            return
+        if self._patience is None:
+            self._patience = self._way.calls.loop.call_later(self._way.patience, self._way.give_up, self)
+            self.task.cancel()
+        else:
+            self._way.give_up(self)
+
+    def runs_in(self, task: asyncio.Task[object] | None) -> bool:
+        """Whether this asyncio task is the call's own."""
+        return self.task is task
+
+    def _task_ended(self, task: asyncio.Task[RunEnd]) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._way.ended(self)
+            self.came_to(Stopped())
+        else:
+            self.came_to(Stopped() if task.cancelled() else task.result())
 
 
 async def _settle(call: Call) -> RunEnd:
@@ -66,9 +97,9 @@ async def _settle(call: Call) -> RunEnd:
 
     asyncio raises SystemExit and KeyboardInterrupt on through `run_forever`: they must not leave this coroutine.
     """
-    _in_task.set(True)
     try:
         call.begin()  # here: tasks claimed beside one that blocks the loop or kills the process have not begun
+        _in_task.set(True)
         return Returned(await cast("Coroutine[Any, Any, object]", call.task.run()))
     except CancelledError as error:
         return failed(error, "cancelled")

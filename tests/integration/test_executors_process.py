@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,8 +22,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from taskrunner.executors import BrokeOff, Call, Executors, NoCapacity, Returned, RunEnd
+from taskrunner.executors import BrokeOff, Call, CallEnd, Executors, Refused, Returned, Stopped
 from taskrunner.task import Snooze, TaskStatus
+from tests.calls import Started, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")]
 
@@ -127,6 +129,13 @@ class Late(Task):
             for _ in range(200):
                 context.progress(1)
                 time.sleep(0.001)
+        threading.Thread(target=speak).start()
+
+class LateLog(Task):
+    def run(self):
+        def speak():
+            time.sleep(0.05)
+            logging.getLogger("shop").info("long after")
         threading.Thread(target=speak).start()
 
 class Flood(Task):
@@ -307,7 +316,7 @@ async def gone(process: psutil.Process) -> None:
             await asyncio.sleep(0.005)
 
 
-def message(end: RunEnd) -> str:
+def message(end: CallEnd) -> str:
     assert isinstance(end, BrokeOff)
     return end.error["message"]
 
@@ -316,9 +325,9 @@ async def test_values_of_both_kinds_of_run_come_back_as_they_are(call: Callable[
     """SPEC RUN 24, 29."""
     value = {"text": "żółć \n", "big": 2**70, "list": [None, 1.5, True]}
     async with executors() as pool:
-        assert await pool.run(call("Echo", value=value)) == Returned(value)
-        assert await pool.run(call("AsyncEcho", value=value)) == Returned(value)
-        assert await pool.run(call("Status")) == Returned([TaskStatus.IGNORED, Snooze(5)])
+        assert await ended(pool, call("Echo", value=value)) == Returned(value)
+        assert await ended(pool, call("AsyncEcho", value=value)) == Returned(value)
+        assert await ended(pool, call("Status")) == Returned([TaskStatus.IGNORED, Snooze(5)])
         assert len(children()) == 1, "a child serves many calls"
 
 
@@ -328,11 +337,11 @@ async def test_a_child_is_started_on_first_use_and_none_is_left_after_close(call
         return psutil.Process().num_fds()
 
     async with executors(slots=2) as pool:
-        await pool.run(call("Echo"))  # asyncio's own machinery for child processes opens its files once
+        await ended(pool, call("Echo"))  # asyncio's own machinery for child processes opens its files once
     before = descriptors()
     async with executors(slots=2) as pool:
         assert children() == []
-        await asyncio.gather(*[pool.run(call("Sleep", seconds=0.05)) for _ in range(4)])
+        await asyncio.gather(*[ended(pool, call("Sleep", seconds=0.05)) for _ in range(4)])
         assert len(children()) == 2
     assert children() == []
     await asyncio.sleep(0)  # a transport closes its file in the loop's next turn
@@ -343,7 +352,7 @@ async def test_a_task_sees_its_row_and_its_claim(call: Callable[..., Call]) -> N
     """SPEC RUN 29."""
     wanted = call("Row")
     async with executors() as pool:
-        end = await pool.run(wanted)
+        end = await ended(pool, wanted)
     assert isinstance(end, Returned)
     assert end.value == {
         "id": wanted.task.id,
@@ -363,17 +372,17 @@ async def test_whatever_run_raises_comes_back_with_its_traceback_and_the_child_l
     """SPEC RUN 27."""
     names = ["ValueError", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "RecursionError", "StopIteration"]
     async with executors() as pool:
-        first = await pool.run(call("Pid"))
+        first = await ended(pool, call("Pid"))
         for name in names:
-            end = await pool.run(call("Raise", name=name))
+            end = await ended(pool, call("Raise", name=name))
             assert isinstance(end, BrokeOff)
             assert (end.error["message"], end.kind) == (f"{name}: told", "raised")
             assert "in run" in end.error["traceback"]
-        assert "SystemExit" in message(await pool.run(call("AsyncExit")))
-        own = await pool.run(call("OwnCancel"))
+        assert "SystemExit" in message(await ended(pool, call("AsyncExit")))
+        own = await ended(pool, call("OwnCancel"))
         assert isinstance(own, BrokeOff)
         assert own.kind == "cancelled"
-        assert await pool.run(call("Pid")) == first
+        assert await ended(pool, call("Pid")) == first
 
 
 @pytest.mark.parametrize(
@@ -393,40 +402,40 @@ async def test_a_task_that_kills_its_process_costs_only_itself(
 ) -> None:
     """SPEC RUN 29, FAULTS F25."""
     async with executors(slots=2) as pool:
-        sibling = asyncio.create_task(pool.run(call("Sleep", seconds=0.3)))
-        end = await asyncio.wait_for(pool.run(call(name, **payload)), WAIT)
+        sibling = Started(pool, call("Sleep", seconds=0.3))
+        end = await ended(pool, call(name, **payload))
         assert isinstance(end, BrokeOff)
         assert (end.error["message"], end.kind) == (said, "died")
-        assert isinstance(await sibling, Returned)
-        assert await pool.run(call("Echo", value=1)) == Returned(1)
+        assert isinstance(await sibling.end(), Returned)
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
 
 
 async def test_a_stack_that_overflows_costs_only_that_task(call: Callable[..., Call]) -> None:
     """FAULTS F25: a crash of the process up to Python 3.11, an exception in later ones."""
     async with executors() as pool:
-        end = await pool.run(call("StackOverflow"))
+        end = await ended(pool, call("StackOverflow"))
         assert isinstance(end, BrokeOff)
         assert end.kind == "died" or end.error["message"].startswith("RecursionError")
-        assert await pool.run(call("Echo", value=1)) == Returned(1)
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
 
 
 async def test_an_idle_child_that_dies_costs_nothing(call: Callable[..., Call]) -> None:
     """SPEC RUN 29, FAULTS F25: the kernel kills whom it likes."""
     async with executors() as pool:
-        assert isinstance(await pool.run(call("Pid")), Returned)
+        assert isinstance(await ended(pool, call("Pid")), Returned)
         (child,) = children()
         child.kill()
         await gone(child)
         await asyncio.sleep(0.05)  # the kernel's word has to come through the loop
-        assert await pool.run(call("Echo", value=1)) == Returned(1)
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
 
 
 async def test_memory_beyond_the_limit_fails_that_task_and_its_child_is_replaced(call: Callable[..., Call]) -> None:
     """SPEC RUN 27, 29, FAULTS F25."""
     async with executors() as pool:
-        first = await pool.run(call("Pid"))
-        assert message(await pool.run(call("Memory"))).startswith("MemoryError")
-        second = await pool.run(call("Pid"))
+        first = await ended(pool, call("Pid"))
+        assert message(await ended(pool, call("Memory"))).startswith("MemoryError")
+        second = await ended(pool, call("Pid"))
     assert isinstance(second, Returned)
     assert second != first
 
@@ -434,55 +443,50 @@ async def test_memory_beyond_the_limit_fails_that_task_and_its_child_is_replaced
 async def test_results_and_errors_that_cannot_be_passed_on_fail_with_text(call: Callable[..., Call]) -> None:
     """SPEC RUN 24."""
     async with executors() as pool:
-        assert "cannot pickle '_thread.lock'" in message(await pool.run(call("UnpicklableResult")))
-        assert message(await pool.run(call("PoisonResult"))).startswith("SystemExit")
-        assert message(await pool.run(call("UnpicklableError"))).startswith("Rude")
-        assert await pool.run(call("Echo", value=1)) == Returned(1)
+        assert "cannot pickle '_thread.lock'" in message(await ended(pool, call("UnpicklableResult")))
+        assert message(await ended(pool, call("PoisonResult"))).startswith("SystemExit")
+        assert message(await ended(pool, call("UnpicklableError"))).startswith("Rude")
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
 
 
 async def test_a_huge_result_and_a_huge_payload_pass(call: Callable[..., Call]) -> None:
     async with executors() as pool:
-        end = await pool.run(call("Huge", size=50_000_000))
+        end = await ended(pool, call("Huge", size=50_000_000))
         assert isinstance(end, Returned)
         assert len(str(end.value)) == 50_000_000
         text = "ż" * 5_000_000
-        assert await pool.run(call("Echo", value=text)) == Returned(text)
+        assert await ended(pool, call("Echo", value=text)) == Returned(text)
 
 
 async def test_a_cancelled_call_kills_the_child_and_what_it_started(call: Callable[..., Call], tmp_path: Path) -> None:
     """SPEC RUN 28, OPS 48."""
     async with executors() as pool:
-        running = asyncio.create_task(pool.run(call("Forever", path=str(tmp_path / "pids"))))
+        running = Started(pool, call("Forever", path=str(tmp_path / "pids")))
         child, grandchild = await written(tmp_path / "pids")
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(running, 1)
+        assert await asyncio.wait_for(running.stopped(), 1) == Stopped()
         await gone(child)
         await gone(grandchild)
         assert children() == []
-        assert await pool.run(call("Echo", value=1)) == Returned(1)
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
 
 
-async def test_a_timeout_ends_even_c_code_that_holds_the_interpreter(call: Callable[..., Call], tmp_path: Path) -> None:
+async def test_a_cancel_ends_even_c_code_that_holds_the_interpreter(call: Callable[..., Call], tmp_path: Path) -> None:
     """SPEC RUN 28."""
     async with executors() as pool:
-        running = asyncio.create_task(pool.run(call("HoldGil", path=str(tmp_path / "pids"))))
+        running = Started(pool, call("HoldGil", path=str(tmp_path / "pids")))
         child, _ = await written(tmp_path / "pids")
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(running, 0.01)
+        assert await running.stopped() == Stopped()
         await gone(child)
 
 
 async def test_a_call_cancelled_while_its_child_starts_leaves_no_child(call: Callable[..., Call]) -> None:
     async with executors() as pool:
         for turns in range(6):
-            running = asyncio.create_task(pool.run(call("Echo")))
+            running = Started(pool, call("Echo"))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            running.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await running
-        assert await pool.run(call("Echo", value=1)) == Returned(1)
+            assert await running.stopped() == Stopped()
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
         async with asyncio.timeout(WAIT):
             while len(children()) > 1:  # noqa: ASYNC110 - their end is no event of ours
                 await asyncio.sleep(0.005)
@@ -493,7 +497,7 @@ async def test_progress_and_more_time_reach_the_runner_in_order(call: Callable[.
     told: list[tuple[object, ...]] = []
     wanted = call("Progress")
     async with executors(on_message=lambda *message: told.append(message)) as pool:
-        end = await pool.run(wanted)
+        end = await ended(pool, wanted)
     task_id = str(wanted.task.id)
     assert told == [
         (task_id, 4, "progress", {"done": 1, "total": 2, "message": "half"}),
@@ -510,15 +514,15 @@ async def test_a_runner_that_trips_over_a_message_still_gets_the_value(call: Cal
         raise ValueError("no")
 
     async with executors(on_message=trip) as pool:
-        assert isinstance(await pool.run(call("Progress")), Returned)
+        assert isinstance(await ended(pool, call("Progress")), Returned)
 
 
 async def test_a_thread_left_behind_by_a_task_does_not_speak_for_the_next(call: Callable[..., Call]) -> None:
     told: list[str] = []
     late, sleep = call("Late"), call("Sleep", seconds=0.1)
     async with executors(on_message=lambda task_id, *_: told.append(task_id)) as pool:
-        await pool.run(late)
-        await pool.run(sleep)
+        await ended(pool, late)
+        await ended(pool, sleep)
     assert str(sleep.task.id) not in told
 
 
@@ -527,12 +531,12 @@ async def test_a_child_killed_in_the_middle_of_a_message_spoils_nothing_else(cal
     for _ in range(3):
         counted = asyncio.Event()
         async with executors(slots=2, on_message=lambda *_, seen=counted: seen.set()) as pool:
-            running = asyncio.create_task(pool.run(call("Flood")))
+            running = Started(pool, call("Flood"))
             await asyncio.wait_for(counted.wait(), WAIT)
             (child,) = children()
             child.kill()
-            assert message(await asyncio.wait_for(running, WAIT)) == "its process died (signal 9, SIGKILL)"
-            assert await pool.run(call("Echo", value=1)) == Returned(1)
+            assert message(await running.end()) == "its process died (signal 9, SIGKILL)"
+            assert await ended(pool, call("Echo", value=1)) == Returned(1)
 
 
 async def test_signals_meant_for_the_runner_do_not_stop_a_child_nor_reach_its_programs(
@@ -540,21 +544,21 @@ async def test_signals_meant_for_the_runner_do_not_stop_a_child_nor_reach_its_pr
 ) -> None:
     """SPEC SHU 44."""
     async with executors() as pool:
-        assert await pool.run(call("Signals")) == Returned("True")
+        assert await ended(pool, call("Signals")) == Returned("True")
         (child,) = children()
         assert os.getpgid(child.pid) == child.pid != os.getpgrp()
 
 
 async def test_programs_that_a_task_starts_inherit_no_file_of_the_child(call: Callable[..., Call]) -> None:
     async with executors() as pool:
-        assert await pool.run(call("Inheritable")) == Returned([])
+        assert await ended(pool, call("Inheritable")) == Returned([])
 
 
 async def test_what_a_task_printed_is_out_before_its_child_is_killed(
     call: Callable[..., Call], capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with executors() as pool:
-        await pool.run(call("Print"))
+        await ended(pool, call("Print"))
     assert capfd.readouterr().out == "printed ['-c']\n"
 
 
@@ -563,7 +567,7 @@ async def test_log_records_of_a_child_come_out_of_the_runners_handlers(
 ) -> None:
     caplog.set_level(logging.INFO)
     async with executors() as pool:
-        await pool.run(call("Log"))
+        await ended(pool, call("Log"))
     assert ("shop", logging.INFO, "sold apples") in caplog.record_tuples
     (failure,) = [record for record in caplog.records if record.name == "taskrunner.task"]
     assert failure.exc_text is not None
@@ -583,23 +587,23 @@ async def test_run_once_asks_the_runner_what_was_done_before(call: Callable[...,
         return None
 
     async with executors(on_request=answer) as pool:
-        end = await pool.run(call(name))
+        end = await ended(pool, call(name))
     assert end == Returned(["before", kept["b"]])
     assert kept["b"] in (7, 8)
 
 
 async def test_what_a_child_cannot_have_is_refused_in_words(call: Callable[..., Call], project: str) -> None:
     async with executors() as pool:
-        assert "answers no 'effect' requests" in message(await pool.run(call("Once")))
-        assert "context.session()" in message(await pool.run(call("Session")))
+        assert "answers no 'effect' requests" in message(await ended(pool, call("Once")))
+        assert "context.session()" in message(await ended(pool, call("Session")))
         for module, qualname in (("__main__", "Echo"), (project, "make.<locals>.Echo")):
-            end = await pool.run(Call(call("Echo").task, "process", "Echo", module, qualname))
+            end = await ended(pool, Call(call("Echo").task, "process", "Echo", module, qualname))
             assert "move it to the top level of a module" in message(end)
 
 
 async def test_calls_in_one_child_do_not_see_each_others_context_variables(call: Callable[..., Call]) -> None:
     async with executors() as pool:
-        assert [await pool.run(call("Variable")) for _ in range(2)] == [Returned(1), Returned(1)]
+        assert [await ended(pool, call("Variable")) for _ in range(2)] == [Returned(1), Returned(1)]
 
 
 async def test_a_system_without_processes_left_refuses_the_call(
@@ -609,9 +613,74 @@ async def test_a_system_without_processes_left_refuses_the_call(
     async with executors() as pool:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", "/nowhere/python")
-            with pytest.raises(NoCapacity, match="cannot start a process"):
-                await pool.run(call("Echo"))
-        assert await pool.run(call("Echo", value=1)) == Returned(1)
+            ends = [await each.end() for each in [Started(pool, call("Echo")) for _ in range(3)]]
+            assert all(isinstance(end, Refused) and "cannot start a process" in end.reason for end in ends)
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
+
+
+async def test_a_call_for_a_child_that_has_died_unseen_is_begun_once_and_run_by_another(
+    call: Callable[..., Call],
+) -> None:
+    """SPEC RUN 29: the kernel's word is still on its way through the loop."""
+    begun: list[int] = []
+    async with executors() as pool:
+        assert isinstance(await ended(pool, call("Pid")), Returned)
+        (child,) = children()
+        child.kill()
+        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:  # the loop must not run meanwhile
+            time.sleep(0.001)  # noqa: ASYNC251
+        wanted = call("Echo", value=1)
+        wanted.begin = lambda: begun.append(1) or {}
+        assert await ended(pool, wanted) == Returned(1)
+    assert begun == [1]
+
+
+async def test_calls_that_wait_for_a_child_have_not_begun_and_can_be_taken_back(call: Callable[..., Call]) -> None:
+    """SPEC RUN 28: the time of a task runs from its start."""
+    begun: list[str] = []
+
+    def noting(name: str) -> Call:
+        wanted = call("Sleep", seconds=0.05)
+        wanted.begin = lambda: begun.append(name) or {}
+        return wanted
+
+    async with executors() as pool:
+        first, second, third = (Started(pool, noting(name)) for name in ("first", "second", "third"))
+        assert begun == ["first"]
+        assert await second.stopped() == Stopped()
+        assert isinstance(await first.end(), Returned)
+        assert isinstance(await third.end(), Returned)
+        assert len(children()) == 1
+    assert begun == ["first", "third"]
+
+
+async def test_a_second_cancel_of_a_child_waits_for_nothing_and_the_end_is_told_once(
+    call: Callable[..., Call], tmp_path: Path
+) -> None:
+    """SPEC SHU 44: the second signal."""
+    async with executors() as pool:
+        running = Started(pool, call("Forever", path=str(tmp_path / "pids")))
+        child, _ = await written(tmp_path / "pids")
+        running.cancel()
+        running.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert running.ends == [Stopped()]
+        await gone(child)
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
+    assert running.ends == [Stopped()]
+
+
+async def test_a_record_that_a_thread_logs_after_its_task_arrives_though_its_child_is_idle(
+    call: Callable[..., Call], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with executors() as pool:
+        await ended(pool, call("LateLog"))
+        async with asyncio.timeout(WAIT):
+            while "long after" not in caplog.text:  # noqa: ASYNC110 - a handler is no event
+                await asyncio.sleep(0.005)
+        assert await ended(pool, call("Echo", value=1)) == Returned(1)
 
 
 RUNNER = """
@@ -626,7 +695,9 @@ RUNNER = """
         task = tasks.{name}(path=sys.argv[2])
         info = dict.fromkeys(("tries", "crashes", "max_retries", "priority", "claim_no"), 1)
         info |= dict(id=task.id, queue="q", tenant="t", errors=())
-        await pool.run(Call(task, "process", "", "{project}", "{name}", task.model_dump_json(), info))
+        call = Call(task, "process", "", "{project}", "{name}", task.model_dump_json(), info)
+        pool.start_call(call, print)
+        await asyncio.Event().wait()
 
     asyncio.run(main())
 """

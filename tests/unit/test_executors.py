@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, cast
 
 import pytest
 
-from taskrunner.executors import BrokeOff, Call, Executors, NoCapacity, Returned, RunEnd
+from taskrunner.executors import BrokeOff, Call, CallEnd, Executors, NoCapacity, Refused, Returned, Stopped
 from taskrunner.task import Task
+from tests.calls import Started, ended
 
 pytestmark = pytest.mark.anyio
 
@@ -93,12 +95,6 @@ class Stuck:
         self._release.set()
 
 
-async def stopped(running: asyncio.Task[RunEnd]) -> None:
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(running, WAIT)
-
-
 def raiser(error: BaseException) -> Callable[[], object]:
     def run() -> object:
         raise error
@@ -121,8 +117,8 @@ async def test_a_returned_value_is_done_with_that_value() -> None:
         return {"n": 1}
 
     async with executors() as pool:
-        assert await pool.run(call(run, "loop")) == Returned({"n": 1})
-        assert await pool.run(call(lambda: [1, 2], "thread")) == Returned([1, 2])
+        assert await ended(pool, call(run, "loop")) == Returned({"n": 1})
+        assert await ended(pool, call(lambda: [1, 2], "thread")) == Returned([1, 2])
 
 
 @pytest.mark.parametrize("error", RUDE, ids=lambda error: type(error).__name__)
@@ -130,14 +126,14 @@ async def test_whatever_run_raises_fails_that_task_and_the_loop_goes_on(error: B
     """SPEC RUN 27."""
     async with executors() as pool:
         for outcome in (
-            await pool.run(call(async_raiser(error), "loop")),
-            await pool.run(call(raiser(error), "thread")),
+            await ended(pool, call(async_raiser(error), "loop")),
+            await ended(pool, call(raiser(error), "thread")),
         ):
             assert isinstance(outcome, BrokeOff)
             # Python itself turns a StopIteration out of a coroutine into a RuntimeError.
             assert type(error).__name__ in outcome.error["traceback"]
             assert outcome.kind == "raised"
-        assert await pool.run(call(lambda: "alive", "thread")) == Returned("alive")
+        assert await ended(pool, call(lambda: "alive", "thread")) == Returned("alive")
 
 
 async def test_a_real_endless_recursion_fails_that_task_alone() -> None:
@@ -150,7 +146,7 @@ async def test_a_real_endless_recursion_fails_that_task_alone() -> None:
         return deeper()
 
     async with executors() as pool:
-        outcomes = [await pool.run(call(run, "loop")), await pool.run(call(deeper, "thread"))]
+        outcomes = [await ended(pool, call(run, "loop")), await ended(pool, call(deeper, "thread"))]
     assert all(isinstance(each, BrokeOff) and each.error["message"].startswith("RecursionError") for each in outcomes)
 
 
@@ -164,7 +160,7 @@ async def test_system_exit_in_a_subtask_of_a_task_does_not_end_the_event_loop(er
         return None
 
     async with executors() as pool:
-        outcome = await pool.run(call(run, "loop"))
+        outcome = await ended(pool, call(run, "loop"))
     assert isinstance(outcome, BrokeOff)
     assert type(error).__name__ in outcome.error["traceback"]
 
@@ -186,7 +182,7 @@ async def test_a_subtask_behaves_and_looks_as_it_would_without_the_guard() -> No
         return unstarted.cancelled(), frame.f_code.co_name, await asyncio.gather(pending, inner(2))
 
     async with executors() as pool:
-        end = await pool.run(call(run, "loop"))
+        end = await ended(pool, call(run, "loop"))
         gc.collect()  # a coroutine that was never awaited would warn here
     assert end == Returned((True, "inner", [1, 2]))
 
@@ -196,7 +192,7 @@ async def test_an_error_of_a_subtask_stays_what_it_is() -> None:
         await asyncio.gather(async_raiser(ValueError("told"))(), asyncio.sleep(0))
 
     async with executors() as pool:
-        end = await pool.run(call(run, "loop"))
+        end = await ended(pool, call(run, "loop"))
     assert isinstance(end, BrokeOff)
     assert end.error["message"] == "ValueError: told"
 
@@ -216,7 +212,7 @@ async def test_a_cancelled_error_of_the_tasks_own_is_a_failure_and_no_cancellati
     error = asyncio.CancelledError("mine")
     run = async_raiser(error) if executor == "loop" else raiser(error)
     async with executors() as pool:
-        outcome = await pool.run(call(run, executor))
+        outcome = await ended(pool, call(run, executor))
     assert isinstance(outcome, BrokeOff)
     assert outcome.kind == "cancelled"
 
@@ -234,25 +230,99 @@ async def test_cancelling_a_call_raises_cancelled_error_in_the_coroutine_and_wai
             seen.append("cleaned up")
 
     async with executors() as pool:
-        running = asyncio.create_task(pool.run(call(run, "loop")))
+        running = Started(pool, call(run, "loop"))
         await started.wait()
-        await stopped(running)
+        assert await running.stopped() == Stopped()
         assert seen == ["cleaned up"]
         assert pool.strays == 0
 
 
-async def test_a_timeout_around_a_call_is_still_a_timeout_when_the_coroutine_swallows_its_cancellation() -> None:
-    """SPEC RUN 28."""
+async def test_a_coroutine_that_returns_a_value_despite_its_cancellation_was_stopped_all_the_same() -> None:
+    """SPEC RUN 28: a timeout is still a timeout."""
+    started = asyncio.Event()
 
     async def run() -> str:
+        started.set()
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         return "ended all the same"
 
     async with executors() as pool:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await pool.run(call(run, "loop"))
+        running = Started(pool, call(run, "loop"))
+        await started.wait()
+        assert await running.stopped() == Stopped()
+        assert pool.strays == 0
+
+
+async def test_a_call_that_has_ended_by_itself_is_not_stopped_any_more() -> None:
+    ran = asyncio.Event()
+
+    async def run() -> str:
+        ran.set()
+        return "through"
+
+    async with executors() as pool:
+        running = Started(pool, call(run, "loop"))
+        await ran.wait()
+        assert await running.stopped() == Returned("through")
+        running.cancel()
+    assert running.ends == [Returned("through")]
+
+
+async def test_a_coroutine_cancelled_before_its_first_step_never_begins() -> None:
+    began: list[str] = []
+
+    async def run() -> None:
+        began.append("run")
+
+    async with executors() as pool:
+        wanted = call(run, "loop")
+        wanted.begin = lambda: began.append("begin") or {}
+        ours, somebodys = Started(pool, wanted), Started(pool, wanted)
+        for task in asyncio.all_tasks():
+            if somebodys.handle.runs_in(task):
+                task.cancel()
+        assert await ours.stopped() == Stopped()
+        assert await somebodys.end() == Stopped()
+    assert began == []
+
+
+async def test_a_call_on_the_loop_is_one_asyncio_task_under_its_name() -> None:
+    async with executors() as pool:
+        before = asyncio.all_tasks()
+        running = Started(pool, call(asyncio.Event().wait, "loop"))
+        (task,) = asyncio.all_tasks() - before
+        assert task.get_name() == "Job 1"
+        assert running.handle.runs_in(task)
+        await running.stopped()
+        assert not Started(pool, call(lambda: None, "thread")).handle.runs_in(task)
+
+
+async def test_ends_are_told_in_the_runners_context_whatever_a_task_did_to_its_own() -> None:
+    variable, seen = contextvars.ContextVar("variable", default="runners"), []
+
+    async def run() -> None:
+        variable.set("tasks")
+
+    async with executors() as pool:
+        for executor in ("loop", "thread"):
+            told = asyncio.Event()
+            job = run if executor == "loop" else lambda: variable.set("threads")
+            pool.start_call(call(job, executor), lambda _, told=told: (seen.append(variable.get()), told.set()))
+            await told.wait()
+    assert seen == ["runners", "runners"]
+
+
+async def test_an_end_that_its_caller_trips_over_does_not_cost_the_others_theirs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def trip(_: CallEnd) -> None:
+        raise ValueError("no")
+
+    async with executors() as pool:
+        pool.start_call(call(lambda: 1, "thread"), trip)
+        assert await ended(pool, call(lambda: 2, "thread")) == Returned(2)
+    assert "ValueError: no" in caplog.text
 
 
 async def test_a_coroutine_that_ignores_its_cancellation_is_a_stray_until_it_ends() -> None:
@@ -266,9 +336,9 @@ async def test_a_coroutine_that_ignores_its_cancellation_is_a_stray_until_it_end
                 await release.wait()
 
     async with executors(cancel_patience=timedelta(milliseconds=10), on_strays=strays) as pool:
-        running = asyncio.create_task(pool.run(call(run, "loop")))
+        running = Started(pool, call(run, "loop"))
         await started.wait()
-        await stopped(running)
+        assert await running.stopped() == Stopped()
         assert pool.strays == 1
         release.set()
         await strays.reached(0)
@@ -286,12 +356,12 @@ async def test_a_second_cancel_waits_for_nothing() -> None:
                 await release.wait()
 
     async with executors(cancel_patience=timedelta(seconds=60)) as pool:
-        running = asyncio.create_task(pool.run(call(run, "loop")))
+        running = Started(pool, call(run, "loop"))
         await started.wait()
         running.cancel()
         await asyncio.sleep(0.01)
-        assert not running.done()
-        await stopped(running)
+        assert not running.ended
+        assert await running.stopped() == Stopped()
         assert pool.strays == 1
         release.set()
 
@@ -310,16 +380,50 @@ async def test_two_hundred_calls_in_threads_never_run_more_than_the_concurrency_
             now -= 1
 
     async with executors(concurrency=7) as pool:
-        outcomes = await asyncio.gather(*[pool.run(call(run, "thread")) for _ in range(200)])
+        outcomes = await asyncio.gather(*[ended(pool, call(run, "thread")) for _ in range(200)])
         assert pool.live_threads == 7
     assert outcomes == [Returned(None)] * 200
     assert peak == 7
 
 
+async def test_a_long_job_in_a_thread_holds_up_none_of_the_short_ones_behind_it() -> None:
+    """SPEC CON 47: short jobs share a thread, but never one that is at work."""
+    stuck = [Stuck() for _ in range(4)]
+    async with executors(concurrency=5) as pool:
+        await asyncio.gather(*[ended(pool, call(lambda: None, "thread")) for _ in range(5)])  # all threads are there
+        long, short = [], []
+        for each in stuck:
+            long.append(Started(pool, call(each, "thread")))
+            short += [Started(pool, call(lambda: 1, "thread")) for _ in range(5)]
+        assert [await each.end() for each in short] == [Returned(1)] * 20
+        assert not any(each.ended for each in long)
+        for each in stuck:
+            each.release()
+        assert [await each.end() for each in long] == [Returned(None)] * 4
+
+
+async def test_no_job_is_forgotten_however_jobs_and_idle_threads_come_and_go() -> None:
+    """A job that is added while a thread lies down must wake it, or be seen by it."""
+
+    def run(number: int) -> int:
+        if number % 7 == 0:
+            threading.Event().wait(0.0002)
+        return number
+
+    async with executors(concurrency=16) as pool:
+        for turn in range(150):
+            numbers = range(turn % 40)
+            ends = [Started(pool, call(partial(run, number), "thread")) for number in numbers]
+            if turn % 3:
+                await asyncio.sleep(0)
+            assert [await end.end() for end in ends] == [Returned(number) for number in numbers]
+        assert pool.live_threads <= 16
+
+
 async def test_close_leaves_no_thread_behind() -> None:
     before = set(threading.enumerate())
     async with executors() as pool:
-        await asyncio.gather(*[pool.run(call(lambda: None, "thread")) for _ in range(20)])
+        await asyncio.gather(*[ended(pool, call(lambda: None, "thread")) for _ in range(20)])
     assert set(threading.enumerate()) == before
     assert pool.live_threads == 0
 
@@ -334,8 +438,8 @@ async def test_a_thread_sees_the_context_variables_of_its_caller_and_keeps_its_o
 
     async with executors(concurrency=1) as pool:
         variable.set("callers")
-        assert await pool.run(call(run, "thread")) == Returned("callers")
-        assert await pool.run(call(run, "thread")) == Returned("callers")
+        assert await ended(pool, call(run, "thread")) == Returned("callers")
+        assert await ended(pool, call(run, "thread")) == Returned("callers")
         assert variable.get() == "callers"
 
 
@@ -343,7 +447,7 @@ async def test_a_plain_run_that_returns_a_coroutine_is_told_what_to_write() -> N
     async def inner() -> None: ...
 
     async with executors() as pool:
-        outcome = await pool.run(call(lambda: inner(), "thread"))
+        outcome = await ended(pool, call(lambda: inner(), "thread"))
     assert isinstance(outcome, BrokeOff)
     assert "async def run" in outcome.error["message"]
 
@@ -352,16 +456,16 @@ async def test_a_stopped_thread_is_left_at_once_and_counted_as_a_stray_until_it_
     """SPEC RUN 28."""
     stuck, strays = Stuck(), Strays()
     async with executors(concurrency=1, on_strays=strays) as pool:
-        running = asyncio.create_task(pool.run(call(stuck, "thread")))
+        running = Started(pool, call(stuck, "thread"))
         await stuck.has_started()
-        await stopped(running)
+        assert await running.stopped() == Stopped()
         assert pool.strays == 1
-        assert await pool.run(call(lambda: "a slot is free", "thread")) == Returned("a slot is free")
+        assert await ended(pool, call(lambda: "a slot is free", "thread")) == Returned("a slot is free")
         assert pool.live_threads == 2
         stuck.release()
         await strays.reached(0)
         assert strays.numbers == [1, 0]
-        assert await pool.run(call(lambda: "still", "thread")) == Returned("still")
+        assert await ended(pool, call(lambda: "still", "thread")) == Returned("still")
         assert pool.live_threads == 1, "the stray's thread is surplus"
 
 
@@ -370,15 +474,15 @@ async def test_strays_past_the_limit_take_up_slots() -> None:
     stuck, strays = [Stuck(), Stuck()], Strays()
     async with executors(concurrency=1, stray_limit=1, on_strays=strays) as pool:
         for each in stuck:
-            running = asyncio.create_task(pool.run(call(each, "thread")))
+            running = Started(pool, call(each, "thread"))
             await each.has_started()
-            await stopped(running)
+            assert await running.stopped() == Stopped()
         assert pool.strays == 2
-        waiting = asyncio.create_task(pool.run(call(lambda: "at last", "thread")))
-        done, _ = await asyncio.wait((waiting,), timeout=0.05)
-        assert not done
+        waiting = Started(pool, call(lambda: "at last", "thread"))
+        await asyncio.sleep(0.05)
+        assert not waiting.ended
         stuck[0].release()
-        assert await asyncio.wait_for(waiting, WAIT) == Returned("at last")
+        assert await waiting.end() == Returned("at last")
         stuck[1].release()
         await strays.reached(0)
 
@@ -386,12 +490,12 @@ async def test_strays_past_the_limit_take_up_slots() -> None:
 async def test_a_call_that_is_cancelled_while_it_waits_for_a_thread_never_runs_and_is_no_stray() -> None:
     release, ran = threading.Event(), []
     async with executors(concurrency=1) as pool:
-        first = asyncio.create_task(pool.run(call(lambda: release.wait(WAIT), "thread")))
-        second = asyncio.create_task(pool.run(call(lambda: ran.append(1), "thread")))
+        first = Started(pool, call(lambda: release.wait(WAIT), "thread"))
+        second = Started(pool, call(lambda: ran.append(1), "thread"))
         await asyncio.sleep(0)
-        await stopped(second)
+        assert await second.stopped() == Stopped()
         release.set()
-        assert await first == Returned(True)
+        assert await first.end() == Returned(True)
         assert pool.strays == 0
     assert ran == []
 
@@ -401,15 +505,14 @@ async def test_a_thousand_cancellations_at_the_moment_of_the_end_leave_the_count
     strays = Strays()
     async with executors(concurrency=2, stray_limit=1000, on_strays=strays) as pool:
         for turn in range(1000):
-            running = asyncio.create_task(pool.run(call(lambda: None, "thread")))
+            running = Started(pool, call(lambda: None, "thread"))
             for _ in range(turn % 4):
                 await asyncio.sleep(0)
-            running.cancel()
-            await asyncio.wait((running,))
-        assert await pool.run(call(lambda: 1, "thread")) == Returned(1)
+            assert await running.stopped() in (Stopped(), Returned(None))
+        assert await ended(pool, call(lambda: 1, "thread")) == Returned(1)
         if pool.strays:
             await strays.reached(0)
-        assert await asyncio.gather(*[pool.run(call(lambda: 2, "thread")) for _ in range(10)]) == [Returned(2)] * 10
+        assert await asyncio.gather(*[ended(pool, call(lambda: 2, "thread")) for _ in range(10)]) == [Returned(2)] * 10
         assert pool.live_threads <= 2
 
 
@@ -418,11 +521,10 @@ async def test_close_reports_a_stuck_thread_and_cancels_the_calls_that_still_run
     stuck, strays = Stuck(), Strays()
     pool = Executors(concurrency=1, process_slots=1, stray_limit=5, on_strays=strays)
     await pool.start()
-    running = asyncio.create_task(pool.run(call(stuck, "thread")))
+    running = Started(pool, call(stuck, "thread"))
     await stuck.has_started()
     assert await pool.close() == 1
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    assert running.ends == [Stopped()]
     stuck.release()
     await strays.reached(0)
 
@@ -438,9 +540,14 @@ async def test_a_system_without_threads_left_refuses_the_call_and_names_the_limi
     async with executors() as pool:
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
-            with pytest.raises(NoCapacity, match="ulimit -u"):
-                await pool.run(call(lambda: None, "thread"))
-        assert await pool.run(call(lambda: "again", "thread")) == Returned("again")
+            refused, also = (Started(pool, call(lambda: None, "thread")) for _ in range(2))
+            refused.cancel()  # it was refused before, and has begun nothing that could stray
+            for each in (refused, also):
+                end = await each.end()
+                assert isinstance(end, Refused)
+                assert "ulimit -u" in end.reason
+            assert pool.strays == 0
+        assert await ended(pool, call(lambda: "again", "thread")) == Returned("again")
 
 
 @pytest.mark.parametrize("executor", ["loop", "thread"])
@@ -455,6 +562,27 @@ async def test_an_outcome_keeps_no_local_of_the_failed_run_alive(executor: Liter
         run()
 
     async with executors() as pool:
-        await pool.run(call(async_run if executor == "loop" else run, executor))
+        await ended(pool, call(async_run if executor == "loop" else run, executor))
         held = [value for frame in sys._current_frames().values() for value in frame.f_locals.values()]
     assert not [value for value in held if isinstance(value, Big)]
+
+
+async def test_the_awaitable_way_stops_its_call_when_it_is_cancelled_and_raises_when_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return "ended all the same"
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with executors() as pool:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.run(call(run, "loop")), 0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(NoCapacity, match="ulimit -u"):
+                await pool.run(call(lambda: None, "thread"))
+        assert await pool.run(call(lambda: "again", "thread")) == Returned("again")
