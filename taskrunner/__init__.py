@@ -5,14 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from taskrunner.outcome import Snooze, TaskStatus
-from taskrunner.registry import register_task
-from taskrunner.retry import constant, exponential, linear
-from taskrunner.task import Context, Task
-
 if TYPE_CHECKING:
+    from taskrunner.outcome import Snooze, TaskStatus
     from taskrunner.queue import AsyncTaskQueue, TaskQueue
+    from taskrunner.registry import register_task
+    from taskrunner.retry import constant, exponential, linear
     from taskrunner.store.enqueue import Enqueued
+    from taskrunner.task import Context, Task
 
 __all__ = [
     "AsyncTaskQueue",
@@ -28,19 +27,29 @@ __all__ = [
     "register_task",
 ]
 
-# The doors need a database driver; a module that only declares tasks does not.
-_DOORS = {
-    "AsyncTaskQueue": "taskrunner.queue",
-    "Enqueued": "taskrunner.store.enqueue",
-    "TaskQueue": "taskrunner.queue",
+# A name is loaded when it is asked for: the doors need a database driver, which a module that only declares tasks does
+# not; the command line needs not even pydantic for its help.
+_HOMES = {
+    "AsyncTaskQueue": "queue",
+    "Context": "task",
+    "Enqueued": "store.enqueue",
+    "Snooze": "outcome",
+    "Task": "task",
+    "TaskQueue": "queue",
+    "TaskStatus": "outcome",
+    "constant": "retry",
+    "exponential": "retry",
+    "linear": "retry",
+    "register_task": "registry",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _DOORS:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_DOORS[name]), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_DOORS})
+    return sorted({*globals(), *_HOMES})

@@ -25,7 +25,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class TaskrunnerError(Exception):
@@ -116,6 +115,8 @@ class WaitTimeout(TaskrunnerError, TimeoutError):
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?`, or what is known, or that nothing is: to be appended to a message."""
+    from difflib import get_close_matches  # needed once in a lifetime
+
     names = sorted(known)
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     if close:

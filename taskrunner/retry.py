@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from datetime import timedelta
 from math import inf
@@ -35,10 +34,15 @@ def exponential(
             ceiling = min(most, start * float(factor) ** tries)
         except OverflowError:
             ceiling = most if start else 0.0
-        seconds = random.uniform(0, ceiling) if jitter == "full" else ceiling  # noqa: S311 - spreads load, no secret
-        return timedelta(seconds=seconds)
+        return timedelta(seconds=_part_of(ceiling) if jitter == "full" else ceiling)
 
     return policy
+
+
+def _part_of(ceiling: float) -> float:
+    from random import uniform  # needed after a failure; declaring a task need not wait for it
+
+    return uniform(0, ceiling)  # noqa: S311 - spreads load, no secret
 
 
 def linear(step: Delay, cap: Delay = CAP) -> Policy:

@@ -6,9 +6,8 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
 from taskrunner.durations import as_delay
 from taskrunner.errors import InvalidArgument, RegistrationError, TriggerInvalid
@@ -16,14 +15,14 @@ from taskrunner.jsonvalue import readable
 from taskrunner.registry.checks import MAX_INT, check_choice, check_class, check_integer, check_name, check_queue
 from taskrunner.registry.types import CatchUp, Executor, TaskType, registry
 from taskrunner.task import Task
-from taskrunner.triggers import Trigger, parse
-from taskrunner.triggers.instants import zone
+
+if TYPE_CHECKING:
+    from taskrunner.triggers import Trigger
 
 T = TypeVar("T", bound=Task)
 
 
-@dataclass(frozen=True, slots=True)
-class _Declaration:
+class _Declaration(NamedTuple):
     """The arguments as they were given."""
 
     name: Any
@@ -152,12 +151,17 @@ def _frequency(cls: type[Task], given: _Declaration) -> Trigger | None:
     if required:
         listed = ", ".join(required)
         raise RegistrationError(f"has a frequency, but nobody to fill in {listed}: give each such field a default")
+    from taskrunner.triggers import parse  # most types have no frequency
+
     return parse(given.frequency, timezone=_timezone(given.timezone))
 
 
 def _timezone(value: Any) -> str:
     name = check_name(value, "timezone")
-    zone(name)
+    if name != "UTC":
+        from taskrunner.triggers.instants import zone
+
+        zone(name)
     return name
 
 

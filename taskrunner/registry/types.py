@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from taskrunner.errors import DuplicateName, RegistrationError, UnknownType
 from taskrunner.task import Task
-from taskrunner.triggers import Trigger
+
+if TYPE_CHECKING:
+    from taskrunner.triggers import Trigger
 
 Executor: TypeAlias = Literal["loop", "thread", "process"]
 CatchUp: TypeAlias = Literal["latest", "all", "skip"]

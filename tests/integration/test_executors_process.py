@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from taskrunner.executors import BrokeOff, Call, CallEnd, Executors, Refused, Returned, Stopped
-from taskrunner.task import Snooze, TaskStatus
+from taskrunner.outcome import Snooze, TaskStatus
 from tests.calls import Started, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")]
@@ -33,7 +33,8 @@ TASKS = """
 import asyncio, contextvars, ctypes, logging, os, resource, signal, subprocess, sys, threading, time
 from datetime import timedelta
 from typing import Any
-from taskrunner.task import Snooze, Task, TaskStatus
+from taskrunner.outcome import Snooze, TaskStatus
+from taskrunner.task import Task
 
 class Echo(Task):
     value: Any = None

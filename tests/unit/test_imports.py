@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic.errors import PydanticSchemaGenerationError
 
 HEAVY = (
     "sqlmodel",
@@ -65,12 +66,38 @@ def test_an_unknown_name_is_an_attribute_error_that_says_so():
     assert set(taskrunner.__all__) <= set(dir(taskrunner))
 
 
-def test_every_public_name_but_the_doors_is_there_at_once():
+def test_every_public_name_has_its_home():
     import taskrunner
 
-    doors = set(taskrunner._DOORS)
-    assert all(name in vars(taskrunner) for name in set(taskrunner.__all__) - doors)
-    assert doors <= set(taskrunner.__all__)
+    assert set(taskrunner.__all__) == set(taskrunner._HOMES)
+
+
+def test_the_help_loads_not_even_pydantic():
+    """SPEED 10."""
+    code = "import sys, taskrunner.cli\nassert 'pydantic' not in sys.modules, 'pydantic'"
+    assert loaded_by(code) == {"typer"}
+
+
+def test_to_declare_a_task_loads_nothing_that_only_runs_or_schedules_one():
+    """SPEED 10."""
+    code = """
+import sys
+from taskrunner import Task, register_task
+@register_task("Mail")
+class Mail(Task):
+    async def run(self): ...
+late = {"taskrunner." + name for name in ("outcome", "triggers", "registry.discovery", "registry.unique", "events")}
+assert not late & set(sys.modules), late & set(sys.modules)
+"""
+    assert loaded_by(code) == set()
+
+
+def test_a_mistake_in_a_class_shows_where_it_is_declared():
+    """The base class's own validator is not built, those of its subclasses are."""
+    from taskrunner import Task
+
+    with pytest.raises(PydanticSchemaGenerationError):
+        type("Wrong", (Task,), {"__annotations__": {"field": object()}, "__module__": __name__})
 
 
 def test_the_doors_open_on_demand_and_then_there_is_a_driver():
