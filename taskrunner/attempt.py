@@ -6,6 +6,7 @@ Nothing is written here: the runner obeys the `Transition` that comes out. Whate
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -17,14 +18,16 @@ from uuid import UUID
 from taskrunner import events, outcome
 from taskrunner.durations import as_delay
 from taskrunner.errors import PayloadInvalid, UnknownType
-from taskrunner.executors import Call, NoCapacity, Returned, RunEnd
+from taskrunner.executors import BrokeOff, Call, CallEnd, Handle, Refused, Returned, Stopped
 from taskrunner.jsonvalue import dump_json
-from taskrunner.outcome import Bury, Finish, Outcome, Retry, Transition, decide, needs_answer
+from taskrunner.outcome import Bury, Finish, Outcome, Release, Retry, Transition, decide, needs_answer
 from taskrunner.registry import Registry, TaskType
 from taskrunner.store.task import Claimed
 from taskrunner.task import RunInfo, Task, ask_next_try, bind, load_payload
 
 log = logging.getLogger("taskrunner.task")
+
+_NOTHING: Mapping[str, object] = {}
 
 
 class Stop(Enum):
@@ -41,11 +44,14 @@ class Host(Protocol):
     registry: Registry
     loop: asyncio.AbstractEventLoop
 
-    async def execute(self, call: Call) -> RunEnd:
-        """Run the call by its executor; cancelling it stops the run."""
+    def execute(self, call: Call, done: Callable[[CallEnd], None]) -> Handle:
+        """Start the call by its executor; `done` is called once, on the loop, with what it came to."""
 
     def began(self, attempt: Attempt) -> None:
         """The task's own code is next to run."""
+
+    def ended(self, attempt: Attempt, transition: Transition | None) -> None:
+        """This becomes of the claim; None: it is no longer this runner's."""
 
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep what the task says of its progress."""
@@ -55,49 +61,61 @@ class Host(Protocol):
 
 
 class Attempt:
-    """One claim in a runner's hands. Times are seconds of the monotonic clock."""
+    """One claim in a runner's hands. Times are seconds of the monotonic clock.
+
+    No asyncio task of its own: `launch` hands the call to its executor, which calls back at its end.
+    """
 
     __slots__ = (
+        "_budget",
+        "_handle",
+        "_late",
+        "_task",
         "_timer",
-        "_timer_budget",
         "claim",
         "ended",
         "host",
         "marked",
-        "run_task",
         "started",
         "stop_reason",
+        "taken_at",
         "timeout",
     )
 
     def __init__(self, claim: Claimed, host: Host) -> None:
         self.claim = claim
         self.host = host
+        self.taken_at = 0.0
         self.started: float | None = None
         self.ended: float | None = None
         self.marked = False
-        self.run_task: asyncio.Task[None] | None = None
         self.stop_reason: Stop | None = None
         self.timeout: timedelta | None = None
-        self._timer: asyncio.Timeout | None = None
-        self._timer_budget = 0.0
+        self._task: Task | None = None
+        self._handle: Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._budget = 0.0
+        self._late = False
 
     # ── the six steps ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def __call__(self) -> Transition | None:
-        """Run the claim and return what becomes of its task; None when the claim is no longer this runner's."""
+    def launch(self) -> None:
+        """Start the task; `host.ended` is called with what becomes of it, perhaps before this returns."""
         try:
             kind, task = self._load()
         except (PayloadInvalid, UnknownType) as error:
-            return decide(outcome.Unfit(str(error)))
+            self.host.ended(self, decide(outcome.Unfit(str(error))))
+            return
         except Exception as error:  # a validator of the user's may raise anything
-            return decide(outcome.Unfit(f"the stored payload does not fit: {type(error).__name__}: {error}"))
+            reason = f"the stored payload does not fit: {type(error).__name__}: {error}"
+            self.host.ended(self, decide(outcome.Unfit(reason)))
+            return
         self._bind(kind, task)
-        came_to = await self._run(kind, task)
-        if self.stop_reason is Stop.LOST:
-            return None
-        answer = ask_next_try(task) if needs_answer(came_to) else None
-        return decide(came_to, answer)
+        events.emit(events.Started, self.claim.id, self.claim.claim_no)
+        events.fail_point("before_run")
+        handle = self.host.execute(self._call(kind, task), self._came_to)
+        if self.ended is None:
+            self._handle = handle
 
     def _load(self) -> tuple[TaskType, Task]:
         kind = self.host.registry.get(self.claim.type)
@@ -106,50 +124,25 @@ class Attempt:
     def _bind(self, kind: TaskType, task: Task) -> None:
         claim = self.claim
         self.timeout = kind.timeout
+        self._task = task
         bind(
             task,
             RunInfo(
-                id=claim.id,
-                tries=claim.tries,
-                crashes=claim.crashes,
-                max_retries=claim.max_retries,
-                priority=claim.priority,
-                queue=claim.queue,
-                tenant=claim.tenant,
-                errors=tuple(claim.errors),
-                context=RunContext(self),
+                claim.id,
+                claim.tries,
+                claim.crashes,
+                claim.max_retries,
+                claim.priority,
+                claim.queue,
+                claim.tenant,
+                tuple(json.loads(claim.errors)) if claim.errors else (),
+                RunContext(self),
             ),
         )
 
-    async def _run(self, kind: TaskType, task: Task) -> Outcome:
-        events.emit(events.Started, self.claim.id, self.claim.claim_no)
-        events.fail_point("before_run")
-        try:
-            async with asyncio.timeout(None) as self._timer:
-                came_to = _classify(await self.host.execute(self._call(kind, task)))
-        except TimeoutError:
-            came_to = outcome.timed_out(timedelta(seconds=round(self._timer_budget, 3)))
-        except asyncio.CancelledError:
-            came_to = outcome.Interrupted()
-        except NoCapacity as error:
-            log.warning("%s %s was not started: %s", self.claim.type, self.claim.id, error)
-            self.host.exhausted()
-            came_to = outcome.Interrupted()
-        finally:
-            self._timer = None
-            self.ended = time.monotonic()
-        events.fail_point("after_run")
-        return self._heed_stop(came_to)
-
-    def _heed_stop(self, came_to: Outcome) -> Outcome:
-        """Somebody's cancel decides over a failure that it may have caused, never over a success."""
-        if self.stop_reason is Stop.CANCEL and isinstance(came_to, outcome.Failed | outcome.Interrupted):
-            return outcome.Cancelled()
-        return came_to
-
     def _call(self, kind: TaskType, task: Task) -> Call:
         if kind.executor != "process":
-            return Call(task=task, executor=kind.executor, begin=self._begin)
+            return Call(task, kind.executor, self.claim.type, begin=self._begin)
         return Call(
             task=task,
             executor="process",
@@ -158,7 +151,7 @@ class Attempt:
             qualname=kind.cls.__qualname__,
             payload=self.claim.payload,
             info=self._info(),
-            begin=self._begin,
+            begin=self._begin_in_child,
         )
 
     def _begin(self) -> Mapping[str, object]:
@@ -167,7 +160,53 @@ class Attempt:
         if self.timeout is not None:
             self.extend(self.timeout)
         self.host.began(self)
+        return _NOTHING
+
+    def _begin_in_child(self) -> Mapping[str, object]:
+        self._begin()
         return {"started_at": datetime.now(UTC), "deadline": self.deadline() if self.timeout else None}
+
+    def _came_to(self, end: CallEnd) -> None:
+        """Classify, ask, decide: whatever goes wrong in it, the claim is given back."""
+        self.ended = time.monotonic()
+        if self._timer is not None:
+            self._timer.cancel()
+        transition: Transition | None = Release()
+        try:
+            events.fail_point("after_run")
+            came_to = self._heed_stop(self._classify(end))
+            if self.stop_reason is Stop.LOST:
+                transition = None
+            else:
+                answer = ask_next_try(self._task) if needs_answer(came_to) and self._task is not None else None
+                transition = decide(came_to, answer)
+        except Exception:
+            log.exception("%s %s could not be carried out: released", self.claim.type, self.claim.id)
+        finally:
+            self._task = self._handle = self._timer = None  # or only the garbage collector could free them
+            self.host.ended(self, transition)
+
+    def _classify(self, end: CallEnd) -> Outcome:
+        match end:
+            case Returned(value):
+                return outcome.classify(value)
+            case BrokeOff(error):
+                return outcome.Failed(dict(error))
+            case Refused(reason):
+                log.warning("%s %s was not started: %s", self.claim.type, self.claim.id, reason)
+                self.host.exhausted()
+                return outcome.Interrupted()
+            case Stopped():
+                timed_out = self._late and self.stop_reason is None
+                return (
+                    outcome.timed_out(timedelta(seconds=round(self._budget, 3))) if timed_out else outcome.Interrupted()
+                )
+
+    def _heed_stop(self, came_to: Outcome) -> Outcome:
+        """Somebody's cancel decides over a failure that it may have caused, never over a success."""
+        if self.stop_reason is Stop.CANCEL and isinstance(came_to, outcome.Failed | outcome.Interrupted):
+            return outcome.Cancelled()
+        return came_to
 
     def _info(self) -> dict[str, Any]:
         """What a child process is told of its run."""
@@ -180,9 +219,9 @@ class Attempt:
             "priority": claim.priority,
             "queue": claim.queue,
             "tenant": claim.tenant,
-            "errors": tuple(claim.errors),
+            "errors": tuple(json.loads(claim.errors)) if claim.errors else (),
             "claim_no": claim.claim_no,
-            "meta": claim.meta,
+            "meta": json.loads(claim.meta) if claim.meta else {},
             "type": claim.type,
         }
 
@@ -194,9 +233,8 @@ class Attempt:
             return  # a second cancel would cut the task's own clean-up short
         if self.stop_reason is None or reason is Stop.LOST:
             self.stop_reason = reason
-        if self.run_task is not None:
-            # A turn later: an asyncio task that is cancelled before its first step never runs, not even its `finally`.
-            self.host.loop.call_soon(self.run_task.cancel)
+        if self._handle is not None:
+            self._handle.cancel()
 
     def unrun(self) -> Transition | None:
         """Return what becomes of a claim that was stopped before its task ran."""
@@ -206,15 +244,22 @@ class Attempt:
 
     def extend(self, delay: timedelta) -> None:
         """Give the task `delay` from now on; without a timeout there is nothing to extend. On the loop only."""
-        if self._timer is None or self.started is None or self.timeout is None or self._timer.expired():
+        if self.started is None or self.timeout is None or self._late or self.ended is not None:
             return
+        if self._timer is not None:
+            self._timer.cancel()
         seconds = delay.total_seconds()
-        self._timer_budget = time.monotonic() - self.started + seconds
-        self._timer.reschedule(self.host.loop.time() + seconds)
+        self._budget = time.monotonic() - self.started + seconds
+        self._timer = self.host.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._late = True
+        if self._handle is not None:
+            self._handle.cancel()
 
     def deadline(self) -> datetime:
         """Return when the time is up, by this machine's clock."""
-        left = self._timer_budget - (time.monotonic() - (self.started or time.monotonic()))
+        left = self._budget - (time.monotonic() - (self.started or time.monotonic()))
         return datetime.now(UTC) + timedelta(seconds=left)
 
     @property
@@ -228,12 +273,10 @@ class Attempt:
         return 0.0 if self.started is None else (self.ended or time.monotonic()) - self.started
 
 
-def _classify(end: RunEnd) -> Outcome:
-    return outcome.classify(end.value) if isinstance(end, Returned) else outcome.Failed(dict(end.error))
-
-
 def tell(claim: Claimed, transition: Transition, seconds: float) -> None:
     """Write to the log what became of a claim: each failure is news, the rest is for debugging."""
+    if isinstance(transition, Finish) and not log.isEnabledFor(logging.DEBUG):
+        return
     extra = _fields(claim)
     match transition:
         case Retry(delay, error):
@@ -293,7 +336,8 @@ class RunContext:
     @property
     def meta(self) -> dict[str, Any]:
         """What was given as `meta=` at the enqueue."""
-        return self._attempt.claim.meta
+        meta = self._attempt.claim.meta
+        return json.loads(meta) if meta else {}
 
     @property
     def logger(self) -> logging.LoggerAdapter[Any]:

@@ -6,6 +6,7 @@ It drains at SIGTERM or SIGINT, and when its supervisor is gone; a second signal
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -67,6 +68,7 @@ async def _talk(kind: str, end: socket.socket) -> int:
     logs.configure(settings.log_level, settings.log_format)
     try:
         registry = discover(settings.project, settings.tasks)
+        _settle_memory()
         with access.database(settings) as way:
             service = _SERVICES[kind](settings, registry, way.url, _Tie(line, hello))
             strays = await _serve(service, messages)
@@ -76,6 +78,13 @@ async def _talk(kind: str, end: socket.socket) -> int:
     if strays:
         _leave_now(strays)
     return 0
+
+
+def _settle_memory() -> None:
+    """What has been imported stays: to look through it for garbage cost a fifth of a busy runner's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 async def _serve(service: Service, messages: Any) -> int:

@@ -10,16 +10,17 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
 from taskrunner import events
 from taskrunner.attempt import Attempt, Stop, tell
 from taskrunner.durations import as_delay
-from taskrunner.executors import Call, Executors, RunEnd
+from taskrunner.executors import Call, CallEnd, Executors, Handle
 from taskrunner.jsonvalue import dump_json
 from taskrunner.outbox import Outbox
 from taskrunner.outcome import Finish, Release, Transition
+from taskrunner.pace import Pace
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
@@ -34,7 +35,11 @@ MarkSuspect = Callable[[Attempt], Awaitable[bool]]
 
 
 class Crew:
-    """Attempts from claim to decision; decisions go to `outbox`. Lives on one event loop."""
+    """Attempts from claim to decision; decisions go to `outbox`. Lives on one event loop.
+
+    Claims come ahead of need: those for which no slot is free wait in `_ready`, the urgent first, and are given back
+    if that takes long.
+    """
 
     def __init__(
         self,
@@ -53,9 +58,14 @@ class Crew:
         self.active: set[Attempt] = set()
         self.progress: dict[tuple[UUID, int], str] = {}
         self.rests_until = 0.0
-        self._held: dict[UUID, Attempt] = {}
+        self._held: dict[int, Attempt] = {}  # by the integer of the id: UUIDs hash in Python
+        self._ready: deque[Attempt] = deque()
+        self._filling = False
         self._suspect: Attempt | None = None
+        self._marking: asyncio.Task[None] | None = None
         self._waiting: deque[Attempt] = deque()
+        self._slots = settings.concurrency
+        self._pace = Pace()
         self._recorder, self._mark_suspect = recorder, mark_suspect
         self._changed, self._overrun = changed, overrun
         self._stray_limit = settings.stray_limit
@@ -75,10 +85,13 @@ class Crew:
         """Stop what still runs; returns the number of stray threads, with which only `os._exit` leaves."""
         return await self._executors.close()
 
-    @property
-    def busy(self) -> int:
-        """How many slots are taken."""
-        return len(self.active) + len(self._waiting)
+    def room(self) -> int:
+        """How many claims more are wanted: for the free slots, and ahead of need as many as are done at once.
+
+        Without a recorder nobody knows after our death which of the claims had started: none is taken ahead then.
+        """
+        ahead = self._pace.ahead() if self._recorder is not None else 0
+        return self._slots + ahead - len(self.active) - len(self._waiting) - len(self._ready)
 
     @property
     def strays(self) -> int:
@@ -91,36 +104,64 @@ class Crew:
         return self._suspect is None and not self._waiting
 
     @property
-    def held(self) -> Collection[UUID]:
-        """The tasks whose ending is not known to be stored."""
-        return self._held.keys()
+    def held(self) -> int:
+        """How many tasks there are whose ending is not known to be stored."""
+        return len(self._held)
 
-    def start(self, claim: Claimed) -> None:
-        """Take a claim; a suspect waits until it is the only one that runs."""
-        attempt = Attempt(claim, self)
-        self._held[claim.id] = attempt
-        if claim.cancel_requested:  # the runner that was asked to stop it died, or had sent it back by then
-            self._conclude(attempt, Finish("cancelled"))
-            return
-        if claim.crashes and self._suspect is not None:
-            self._waiting.append(attempt)
-            return
-        if claim.crashes:
-            self._suspect = attempt
-        self._launch(attempt)
+    def held_ids(self) -> list[UUID]:
+        """Return the tasks whose ending is not known to be stored."""
+        return [attempt.claim.id for attempt in self._held.values()]
+
+    def take(self, claims: Sequence[Claimed]) -> None:
+        """Take claims, the urgent first, and start as many as there are slots."""
+        now = time.monotonic()
+        mixed = bool(claims and self._ready) and claims[0].priority > self._ready[-1].claim.priority
+        for claim in claims:
+            attempt = Attempt(claim, self)
+            attempt.taken_at = now
+            self._held[claim.id.int] = attempt
+            if claim.cancel_requested:  # the runner that was asked to stop it died, or had sent it back by then
+                self.ended(attempt, Finish("cancelled"))
+            elif claim.crashes:
+                self._wait_alone(attempt)
+            else:
+                self._ready.append(attempt)
+        if mixed:
+            self._ready = deque(sorted(self._ready, key=lambda attempt: -attempt.claim.priority))
+        self._fill()
+
+    def refuse(self, claims: Sequence[Claimed]) -> None:
+        """Give claims back that came too late: nothing is to be started any more."""
+        for claim in claims:
+            self._held[claim.id.int] = attempt = Attempt(claim, self)
+            self.ended(attempt, Release())
+
+    def shed(self, waited: float = 0.0) -> None:
+        """Give back the claims that have waited for a slot for so many seconds."""
+        before = time.monotonic() - waited
+        while self._ready and self._ready[-1].taken_at <= before:
+            self.ended(self._ready.pop(), Release())
 
     def stop(self, reason: Stop) -> None:
         """Stop everything; what waits is released, or forgotten with the lease."""
-        while self._waiting:
-            self._conclude(self._waiting.pop(), None if reason is Stop.LOST else Release())
+        while self._waiting or self._ready:
+            attempt = (self._waiting or self._ready).pop()
+            self.ended(attempt, None if reason is Stop.LOST else Release())
         for attempt in list(self.active):
             attempt.stop(reason)
+            if self._marking is not None and attempt is self._suspect:
+                self._marking.cancel()
 
     def cancel(self, id_: UUID) -> None:
         """Somebody asked for the stop of this task, which may be anybody's."""
-        attempt = self._held.get(id_)
-        if attempt in self.active and attempt.stop_reason is None:
+        attempt = self._held.get(id_.int)
+        if attempt is None or attempt.stop_reason is not None:
+            return
+        if attempt in self.active:
             attempt.stop(Stop.CANCEL)
+        elif attempt in self._ready:
+            self._ready.remove(attempt)
+            self.ended(attempt, Finish("cancelled"))
 
     def forget(self) -> None:
         """Drop what is held and undelivered: it belongs to a lease that is gone."""
@@ -133,54 +174,74 @@ class Crew:
 
     # ── one attempt ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _launch(self, attempt: Attempt) -> None:
-        self.active.add(attempt)
-        name = f"{attempt.claim.type} {attempt.claim.id}"
-        attempt.run_task = self.loop.create_task(self._carry_out(attempt), name=name)
-
-    async def _carry_out(self, attempt: Attempt) -> None:
-        transition: Transition | None = Release()
+    def _fill(self) -> None:
+        if self._filling:
+            return  # a task that ends while it is launched makes room in the loop below, not in one inside it
+        self._filling = True
         try:
-            if attempt is not self._suspect or await self._mark_suspect(attempt):
-                transition = await attempt()
-        except asyncio.CancelledError:
-            transition = attempt.unrun()
-        except Exception:
-            log.exception("%s %s could not be carried out: released", attempt.claim.type, attempt.claim.id)
+            while self._ready and len(self.active) < self._slots:
+                attempt = self._ready.popleft()
+                self.active.add(attempt)
+                attempt.launch()
         finally:
-            if self._recorder is not None:
-                self._recorder.end(attempt.claim.id)
-            self.active.discard(attempt)
-            self.progress.pop((attempt.claim.id, attempt.claim.claim_no), None)
-            self._conclude(attempt, transition)
-            if attempt is self._suspect:
-                self._next_suspect()
-            self._changed()
+            self._filling = False
 
-    def _conclude(self, attempt: Attempt, transition: Transition | None) -> None:
+    def ended(self, attempt: Attempt, transition: Transition | None) -> None:
+        """Pass on what becomes of a claim, and give its slot to the next."""
         claim = attempt.claim
+        if self._recorder is not None:
+            self._recorder.end(claim.id)
+        if attempt in self.active:
+            self.active.discard(attempt)
+            self._pace.ended()
+        if self.progress:
+            self.progress.pop((claim.id, claim.claim_no), None)
         events.emit(events.Ended, claim.id, claim.claim_no, type(transition).__name__)
         if transition is None:
             self._settled(attempt)
         else:
             tell(claim, transition, attempt.run_seconds)
             self.outbox.put(attempt, transition)
+        if attempt is self._suspect:
+            self._next_suspect()
+        if self._ready:
+            self._fill()
+        self._changed()
+
+    def _wait_alone(self, attempt: Attempt) -> None:
+        """A task that has seen a runner die waits until it is the only such one that runs."""
+        self._waiting.append(attempt)
+        if self._suspect is None:
+            self._next_suspect()
 
     def _next_suspect(self) -> None:
         self._suspect = self._waiting.popleft() if self._waiting else None
         if self._suspect is not None:
-            self._launch(self._suspect)
+            self.active.add(self._suspect)
+            self._marking = self.loop.create_task(self._launch_suspect(self._suspect))
+
+    async def _launch_suspect(self, attempt: Attempt) -> None:
+        """Run it once its start is stored: if we die, it alone is to blame."""
+        marked = False
+        try:
+            marked = await self._mark_suspect(attempt)
+        finally:
+            self._marking = None
+            if marked and attempt.stop_reason is None:
+                attempt.launch()
+            else:
+                self.ended(attempt, attempt.unrun())
 
     def _settled(self, attempt: Attempt) -> None:
-        if self._held.get(attempt.claim.id) is attempt:
-            del self._held[attempt.claim.id]
+        if self._held.get(attempt.claim.id.int) is attempt:
+            del self._held[attempt.claim.id.int]
             events.emit(events.Settled, attempt.claim.id, attempt.claim.claim_no)
 
     # ── what attempts and children need ──────────────────────────────────────────────────────────────────────────
 
-    async def execute(self, call: Call) -> RunEnd:
-        """Run a call by its executor."""
-        return await self._executors.run(call)
+    def execute(self, call: Call, done: Callable[[CallEnd], None]) -> Handle:
+        """Start a call by its executor."""
+        return self._executors.start_call(call, done)
 
     def began(self, attempt: Attempt) -> None:
         """Note in the flight recorder that the task's own code is next to run."""
@@ -201,7 +262,7 @@ class Crew:
             self._overrun()
 
     def _heed_child(self, task_id: str, claim_no: int, kind: str, data: object) -> None:
-        attempt = self._held.get(UUID(task_id))
+        attempt = self._held.get(UUID(task_id).int)
         if attempt is None or attempt.claim.claim_no != claim_no or not isinstance(data, Mapping):
             return
         if kind == "progress":

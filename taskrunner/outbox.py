@@ -26,106 +26,124 @@ log = logging.getLogger("taskrunner.runner")
 BATCH = 1000
 """Endings written in one statement at most."""
 
+_SOON = 2.0  # seconds: what is due later is found by the polls in time
 _AGAIN = 0.5  # seconds until an ending that met somebody's lock is tried again
 
 
-@dataclass(slots=True)
-class _Letter:
+@dataclass(slots=True, eq=False)
+class Letter:
+    """One decision and the attempt that it ends."""
+
     attempt: Attempt
     transition: Transition
 
     def ending(self) -> Ending:
-        attempt, claim = self.attempt, self.attempt.claim
-        times = (claim.id, claim.claim_no, attempt.run_seconds, attempt.age)
-        match self.transition:
+        """Return what is written of it."""
+        attempt, claim, transition = self.attempt, self.attempt.claim, self.transition
+        detail, delay = None, 0.0
+        match transition:
             case Finish(state, result):
-                return Ending(*times, state=state, detail=result)
-            case Retry(delay, error):
-                return Ending(*times, detail=dump_json(error), delay=delay.total_seconds())
-            case SnoozeFor(delay):
-                return Ending(*times, delay=delay.total_seconds())
+                return Ending(claim.id, claim.claim_no, attempt.run_seconds, attempt.age, state, result)
+            case Retry(after, error):
+                detail, delay = dump_json(error), after.total_seconds()
+            case SnoozeFor(after):
+                delay = after.total_seconds()
             case Bury(errors):
-                return Ending(*times, detail=dump_json(list(errors)))
-            case Release():
-                return Ending(*times)
+                detail = dump_json(list(errors))
+        return Ending(claim.id, claim.claim_no, attempt.run_seconds, attempt.age, detail=detail, delay=delay)
 
 
 class Outbox:
-    """What has been decided and is not known to be stored. `settled` is called with each attempt that is."""
+    """What has been decided and is not known to be stored. `settled` is called with each attempt that is.
+
+    Whoever writes letters takes them, so that no two cycles write the same one, and puts them back if it failed.
+    """
 
     def __init__(self, settled: Callable[[Attempt], None]) -> None:
         self._settled = settled
-        self._finishes: dict[UUID, _Letter] = {}
-        self._others: dict[UUID, _Letter] = {}
-        self._stuck: list[tuple[float, _Letter]] = []
+        self._finishes: dict[int, Letter] = {}
+        self._others: dict[int, Letter] = {}
+        self._stuck: list[tuple[float, Letter]] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._finishes or self._others or self._stuck)
+    def __len__(self) -> int:
+        """How many letters wait to be taken."""
+        return len(self._finishes) + len(self._others)
 
     def put(self, attempt: Attempt, transition: Transition) -> None:
-        """Take a decision; one on an older claim of the task, whose fate took long to learn, gives way to the newer."""
-        target = self._finishes if isinstance(transition, Finish) else self._others
-        waiting = target.get(attempt.claim.id)
-        if waiting is None or waiting.attempt.claim.claim_no <= attempt.claim.claim_no:
-            target[attempt.claim.id] = _Letter(attempt, transition)
+        """Take a decision."""
+        self._put(Letter(attempt, transition))
+
+    def put_back(self, letters: Sequence[Letter]) -> None:
+        """What was taken could not be written, as far as is known."""
+        for letter in letters:
+            self._put(letter)
+
+    def _put(self, letter: Letter) -> None:
+        """A decision on an older claim of the task, whose fate took long to learn, gives way to the newer."""
+        target = self._finishes if isinstance(letter.transition, Finish) else self._others
+        claim = letter.attempt.claim
+        waiting = target.get(claim.id.int)
+        if waiting is None or waiting.attempt.claim.claim_no <= claim.claim_no:
+            target[claim.id.int] = letter
 
     def ready(self) -> bool:
         """Whether something is to be written now."""
-        return bool(self._finishes or self._others) or any(at <= time.monotonic() for at, _ in self._stuck)
+        return bool(self) or any(at <= time.monotonic() for at, _ in self._stuck)
 
-    def finishes(self) -> list[Ending]:
-        """Return up to a batch of finishes for the next cycle; they stay here until `written`."""
+    def take(self) -> list[Letter]:
+        """Return up to a batch of finishes, for the cycle that is about to be sent."""
         self._unstick()
-        letters = list(self._finishes.values())[:BATCH]
-        return [letter.ending() for letter in letters]
+        return _take(self._finishes, list(self._finishes.values())[:BATCH])
 
     async def written(
-        self, pump: Pump, runner_id: UUID, sent: Sequence[Ending], left: Sequence[tuple[UUID, int]]
+        self, pump: Pump, runner_id: UUID, sent: Sequence[Letter], left: Sequence[tuple[UUID, int]]
     ) -> None:
-        """A cycle took the finishes it was `sent`, but for those `left`."""
-        missing = {id_ for id_, _ in left}
-        waiting = [(ending, self._finishes.get(ending.id)) for ending in sent]
-        letters = [letter for ending, letter in waiting if letter and letter.attempt.claim.claim_no == ending.claim_no]
-        _remove(self._finishes, letters)
-        await self._sort(pump, runner_id, letters, missing)
+        """A cycle took the letters it was `sent`, but for those `left`."""
+        await self._sort(pump, runner_id, sent, {id_ for id_, _ in left})
 
     async def write_others(self, pump: Pump, runner_id: UUID) -> list[Due]:
-        """Write retries, snoozes, burials and releases; returns what is pending again."""
+        """Write retries, snoozes, burials and releases; returns what is pending again, and tells the runners."""
         self._unstick()
         back: list[Due] = []
-        for kind in (Retry, SnoozeFor, Bury, Release):
-            letters = [letter for letter in self._others.values() if isinstance(letter.transition, kind)][:BATCH]
-            if letters:
-                back += await self._write(pump, runner_id, kind, letters)
+        for kind in (Retry, SnoozeFor, Bury, Release) if self._others else ():
+            chosen = [letter for letter in self._others.values() if isinstance(letter.transition, kind)][:BATCH]
+            if chosen:
+                back += await self._write(pump, runner_id, kind, _take(self._others, chosen))
+        if soon := [task for task in back if task.due_in < _SOON]:
+            await pump(store.announce(soon))
         return back
 
-    async def _write(self, pump: Pump, runner_id: UUID, kind: type, letters: list[_Letter]) -> list[Due]:
+    async def _write(self, pump: Pump, runner_id: UUID, kind: type, letters: Sequence[Letter]) -> list[Due]:
         endings = [letter.ending() for letter in letters]
         back: list[Due] = []
         events.fail_point("before_finish")
-        if kind is Bury:
-            won = set(await pump(store.bury(runner_id, endings)))
-        else:
-            back = await pump(_OPS[kind](runner_id, endings))
-            won = {task.id for task in back}
+        try:
+            if kind is Bury:
+                won = set(await pump(store.bury(runner_id, endings)))
+            else:
+                back = await pump(_OPS[kind](runner_id, endings))
+                won = {task.id for task in back}
+        except BaseException:
+            self.put_back(letters)
+            raise
         events.fail_point("after_finish")
-        if kind is Release and back:
-            await pump(store.announce(back))
-        _remove(self._others, letters)
-        missing = {ending.id for ending in endings} - won
-        await self._sort(pump, runner_id, letters, missing)
+        await self._sort(pump, runner_id, letters, {ending.id for ending in endings} - won)
         return back
 
-    async def _sort(self, pump: Pump, runner_id: UUID, letters: list[_Letter], missing: set[UUID]) -> None:
-        for letter in letters:
-            if letter.attempt.claim.id not in missing:
+    async def _sort(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter], missing: set[UUID]) -> None:
+        if not missing:
+            for letter in letters:
                 self._settled(letter.attempt)
-        lost = [letter for letter in letters if letter.attempt.claim.id in missing]
+            return
+        lost = []
+        for letter in letters:
+            if letter.attempt.claim.id in missing:
+                lost.append(letter)
+            else:
+                self._settled(letter.attempt)
         # Until their fate is known they are stuck: if the look-up fails too, they are simply written again.
         again = [(time.monotonic() + _AGAIN, letter) for letter in lost]
         self._stuck += again
-        if not lost:
-            return
         claims = [(letter.attempt.claim.id, letter.attempt.claim.claim_no) for letter in lost]
         fates = {fate.id: fate for fate in await pump(store.fates(runner_id, claims))}
         for entry in again:
@@ -136,17 +154,17 @@ class Outbox:
                 _tell_lost(entry[1], ended=fate.ended)
 
     def _unstick(self) -> None:
+        if not self._stuck:
+            return
         now = time.monotonic()
-        for _, letter in [entry for entry in self._stuck if entry[0] <= now]:
-            self.put(letter.attempt, letter.transition)
+        self.put_back([letter for at, letter in self._stuck if at <= now])
         self._stuck = [entry for entry in self._stuck if entry[0] > now]
 
 
-def _remove(box: dict[UUID, _Letter], letters: Sequence[_Letter]) -> None:
-    """Take out what was written; the decision on a newer claim of the task may have come while it was."""
+def _take(box: dict[int, Letter], letters: list[Letter]) -> list[Letter]:
     for letter in letters:
-        if box.get(letter.attempt.claim.id) is letter:
-            del box[letter.attempt.claim.id]
+        del box[letter.attempt.claim.id.int]
+    return letters
 
 
 def _release(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[Due]]:
@@ -160,7 +178,7 @@ _OPS: dict[type, Callable[[UUID, Sequence[Ending]], Op[list[Due]]]] = {
 }
 
 
-def _tell_lost(letter: _Letter, *, ended: bool) -> None:
+def _tell_lost(letter: Letter, *, ended: bool) -> None:
     claim = letter.attempt.claim
     if ended or not isinstance(letter.transition, Finish):
         log.debug("%s %s had been written before: the first reply was lost", claim.type, claim.id)

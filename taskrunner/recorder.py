@@ -29,19 +29,19 @@ class Recorder:
         finally:
             os.close(handle)
         self._free = list(range(slots - 1, -1, -1))
-        self._places: dict[UUID, int] = {}
+        self._places: dict[int, int] = {}
 
     def start(self, id_: UUID, claim_no: int) -> None:
         """Note that a task begins to run, before it does."""
         if not self._free:
             return  # more at once than slots: only for an instant, when a stray's slot was given away
         place = self._free.pop()
-        self._places[id_] = place
+        self._places[id_.int] = place
         self._map[place * _ENTRY : (place + 1) * _ENTRY] = id_.bytes + claim_no.to_bytes(8, "big")
 
     def end(self, id_: UUID) -> None:
         """Note that a task no longer runs."""
-        place = self._places.pop(id_, None)
+        place = self._places.pop(id_.int, None)
         if place is not None:
             self._map[place * _ENTRY : (place + 1) * _ENTRY] = _EMPTY
             self._free.append(place)

@@ -1,7 +1,7 @@
 """A runner: claims due tasks for its free slots, runs them, and writes what became of them, cycle by cycle.
 
-One loop does all writing, so that at most one cycle is in flight and every claim is either in `held` or unknown to us
-(a lost reply), in which case it is released. User code never runs inside a transaction.
+One loop sends all cycles (see `taskrunner.cycles`), so that, with none in flight, every claim is either held or unknown
+to us (a lost reply), in which case it is released. User code never runs inside a transaction.
 """
 
 from __future__ import annotations
@@ -27,23 +27,25 @@ from taskrunner import events
 from taskrunner.attempt import Attempt, Stop
 from taskrunner.backoff import Backoff
 from taskrunner.crew import Crew
+from taskrunner.cycles import Cycles
 from taskrunner.db import Link
 from taskrunner.errors import TaskrunnerError
 from taskrunner.leases import Heart, Lease, rescue_dead
 from taskrunner.parting import part
+from taskrunner.prospects import Prospects
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
 from taskrunner.store import runner as runner_store
 from taskrunner.store import task as store
 from taskrunner.store.runner import Process, Pulse
-from taskrunner.store.task import Cycle, Started
-from taskrunner.wake import Listener, Turns
+from taskrunner.store.task import Hint
+from taskrunner.wake import Listener
 from taskrunner.watchdog import Watchdog
 
 log = logging.getLogger("taskrunner.runner")
 
-_MARK_AFTER = 0.25  # seconds: a run shorter than this never needs its start in the database
+_WAIT = 0.5  # seconds that a claim waits for a slot, about: then it is better off elsewhere
 _DOUBT_EVERY = 15.0  # seconds between two looks for rows that carry our id unknown to us
 _RESCUE_EVERY = 5.0
 _LINGER = 0.3  # seconds that the loop has to end by itself, when nothing is left to do
@@ -62,7 +64,7 @@ class Ties:
 
 
 class Runner:
-    """Runs tasks of the registry's types until it is told to stop. One event loop, at most three connections.
+    """Runs tasks of the registry's types until it is told to stop. One event loop, at most four connections.
 
     In a program of your own it beats its heart from a thread (one connection more): Python code that blocks the loop
     keeps the lease, C code that holds the GIL for longer than the lease loses it.
@@ -75,13 +77,12 @@ class Runner:
         self.id = self._ties.runner_id
         self._types = tuple(registry.names_and_aliases())
         self._queues = dict(settings.queues) or dict.fromkeys(sorted({kind.queue for kind in registry.all()}), 1)
-        self._main = Link(url, name="taskrunner runner", prepare=settings.prepare)
         self._aside = Link(url, name="taskrunner runner aside", prepare=settings.prepare)
-        self._turns = Turns(self._queues)
+        self._prospects = Prospects(self._queues, self._types)
         self._wake = asyncio.Event()
         self._draining = self._asked = False
         self._deadline = float("inf")  # of the drain, by monotonic time
-        self._doubted = self._polled = 0.0
+        self._doubted = 0.0
         self._pulse = Pulse(self.id)
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -97,6 +98,14 @@ class Runner:
             overrun=self._overrun,
         )
         await self._crew.open()
+        self._cycles = Cycles(
+            self._url,
+            self._settings,
+            self._prospects,
+            self._crew,
+            claim_is_start=not self._ties.beaten,
+            changed=self._wake.set,
+        )
         heart = None if self._ties.beaten else self._heart()
         watchdog = Watchdog(running=self._crew.names)
         watchdog.start()
@@ -108,7 +117,7 @@ class Runner:
             if not working.cancelled():
                 working.result()
         finally:
-            await part([working, *helpers])
+            await part([working, *self._cycles.flying, *helpers])
             watchdog.stop()
             if heart is not None:
                 heart.stop()
@@ -121,6 +130,13 @@ class Runner:
         length = self._settings.grace if grace is None else grace
         seconds = 0.0 if again else length.total_seconds()
         self._deadline = min(self._deadline, time.monotonic() + seconds)
+        self._drain()
+
+    def _drain(self) -> None:
+        """What waits for a slot goes back at once, and what still comes."""
+        if self.joined.is_set():
+            self._cycles.refusing = True
+            self._crew.shed()
         self._wake.set()
 
     def pulse(self) -> Pulse:
@@ -132,7 +148,7 @@ class Runner:
         if not self._draining:
             self._draining = True
             self._deadline = time.monotonic() + self._settings.grace.total_seconds()
-            self._wake.set()
+            self._drain()
 
     def _heart(self) -> Heart:
         heart = Heart(self._url, self, every=self._settings.heartbeat, lease=self._settings.lease)
@@ -149,13 +165,13 @@ class Runner:
             async with asyncio.timeout(0.5):
                 if self.joined.is_set():
                     await self._release_all()
-                    await self._main.run(runner_store.leave([self.id]))
-        await self._main.close()
+                    await self._cycles.run(runner_store.leave([self.id]))
+        await self._cycles.close()
         await self._aside.close()
 
     async def _release_all(self) -> None:
         """Hand back what still carries our id: tasks that did not heed their stop, claims whose reply was lost."""
-        await self._main.run(store.release_unknown(self.id, ()))
+        await self._cycles.run(store.release_unknown(self.id, ()))
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -178,96 +194,41 @@ class Runner:
             return False
         if time.monotonic() >= self._deadline:
             self._crew.stop(Stop.RELEASE)
-        return not self._crew.held or time.monotonic() > self._deadline + _FORCE
+        return not (self._crew.held or self._cycles.flying) or time.monotonic() > self._deadline + _FORCE
 
     async def _once(self) -> None:
+        self._cycles.raise_failure()
         if not self.joined.is_set():
             await self._join()
         if self.lease.lost:
+            await self._cycles.land()
             await self._rejoin()
-        await self._dispel_doubt()
-        queue = self._turns.take() if self._room() > 0 else None
-        if queue is not None or self._crew.outbox.ready() or self._unmarked():
-            await self._cycle(queue)
-        elif time.monotonic() - self._polled >= self._settings.poll.total_seconds():
-            await self._poll()
-        else:
-            await self._rest(self._idle_seconds())
+        if time.monotonic() - self._doubted >= _DOUBT_EVERY:
+            await self._cycles.land()
+            await self._dispel_doubt()
+        room = self._room()
+        if room > 0:
+            self._cycles.look_out(self._aside, self._queues, self._types)
+        if not self._cycles.take_off(self.id, room):
+            await self._rest(self._cycles.idle_seconds(room))
 
     async def _rest(self, seconds: float) -> None:
-        """Wait for a hint, an ending or a signal; a drain looks at its deadline often."""
+        """Wait for a hint, an ending, a reply or a signal; a drain looks at its deadline often."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), min(seconds, 0.1) if self._draining else seconds)
         self._wake.clear()
 
-    def _idle_seconds(self) -> float:
-        poll = self._settings.poll.total_seconds()
-        due = self._turns.wait() if self._room() > 0 else poll
-        # A poll may be an hour: starts to be marked, endings that met a lock and lost replies do not wait for it.
-        own = _MARK_AFTER if self._crew.held else _DOUBT_EVERY
-        return max(0.001, min(poll, due, own, self._polled + poll - time.monotonic()))
-
     def _room(self) -> int:
         if self._draining or self.lease.ending or time.monotonic() < self._crew.rests_until:
             return 0
-        return self._settings.concurrency - self._crew.busy
-
-    async def _cycle(self, queue: str | None) -> None:
-        """One round trip: write endings, mark starts, claim for the free slots of one queue."""
-        endings, started = self._crew.outbox.finishes(), self._unmarked()
-        room = self._room() if queue is not None else 0
-        asked = Cycle(
-            runner_id=self.id,
-            endings=endings,
-            started=[Started(attempt.claim.id, attempt.claim.claim_no, attempt.age) for attempt in started],
-            queue=queue or "",
-            types=self._types,
-            room=room,
-            suspects=self._crew.suspects_welcome,
-            start=not self._ties.beaten,
-        )
-        if endings:
-            events.fail_point("before_finish")
-        try:
-            cycled = await self._main.run(store.cycle(asked))
-        except BaseException:
-            if queue is not None:
-                self._turns.due_in(queue, 0.0)
-            raise
-        if endings:
-            events.fail_point("after_finish")
-        if cycled.claimed:
-            events.fail_point("after_claim")
-            events.emit(events.Claimed, self.id, tuple(claim.id for claim in cycled.claimed))
-        for attempt in started:
-            attempt.marked = True
-        for claim in cycled.claimed:
-            self._crew.start(claim)
-        if queue is not None and len(cycled.claimed) >= room:
-            self._turns.due_in(queue, 0.0)
-        await self._crew.outbox.written(self._main.run, self.id, endings, cycled.left)
-        for task in await self._crew.outbox.write_others(self._main.run, self.id):
-            self._turns.due_in(task.queue, task.due_in)
-
-    async def _poll(self) -> None:
-        """One question for all queues: what is due, and when the next task matures."""
-        self._polled = time.monotonic()
-        if self._room() > 0:
-            for queue, seconds in (await self._main.run(store.survey(self._queues, self._types))).items():
-                self._turns.due_in(queue, seconds)
-
-    def _unmarked(self) -> list[Attempt]:
-        if not self._ties.beaten:
-            return []  # the claim itself has marked them
-        return [attempt for attempt in self._crew.active if not attempt.marked and attempt.age > _MARK_AFTER]
+        return self._cycles.room()
 
     async def _dispel_doubt(self) -> None:
         """Release rows that carry our id though we hold no such claim: the reply of a claim was lost."""
-        if time.monotonic() - self._doubted < _DOUBT_EVERY:
-            return
-        released = await self._main.run(store.release_unknown(self.id, list(self._crew.held)))
+        released = await self._cycles.run(store.release_unknown(self.id, self._crew.held_ids()))
         if released:
             log.warning("released %d tasks that were claimed by a lost reply", len(released))
+            self._prospects.distrust()
         self._doubted = time.monotonic()
 
     # ── the lease ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -284,7 +245,7 @@ class Runner:
             version=version("taskrunner"),
         )
         asked_at = time.monotonic()
-        await self._main.run(runner_store.join(process, self._settings.lease))
+        await self._cycles.run(runner_store.join(process, self._settings.lease))
         self.lease.renew(asked_at)
         self._pulse = Pulse(self.id)
         self._ties.rejoined(self.id)
@@ -299,12 +260,9 @@ class Runner:
         self._crew.stop(Stop.LOST)
         while self._crew.active:
             await self._rest(0.2)
-        while endings := self._crew.outbox.finishes():
-            cycled = await self._main.run(store.cycle(Cycle(runner_id=self.id, endings=endings)))
-            await self._crew.outbox.written(self._main.run, self.id, endings, cycled.left)
-        await self._crew.outbox.write_others(self._main.run, self.id)
+        await self._cycles.write_last(self.id)
         await self._release_all()
-        await self._main.run(runner_store.leave([self.id]))
+        await self._cycles.run(runner_store.leave([self.id]))
         self._crew.forget()
         self.id = uuid7()
         self.joined.clear()
@@ -369,6 +327,7 @@ class Runner:
             self._pulse = Pulse(self.id, len(self._crew.active), self._crew.strays)
             try:
                 marks = dict(self._crew.progress)
+                self._crew.shed(_WAIT)
                 if marks:
                     self._crew.progress.clear()
                     await self._aside.run(store.progress(self.id, marks))
@@ -378,6 +337,6 @@ class Runner:
             except _FAILURES as error:
                 log.debug("looking after the running tasks failed: %s", error)
 
-    def _heed_due(self, queue: str, seconds: float) -> None:
-        self._turns.due_in(queue, seconds)
+    def _heed_due(self, hint: Hint) -> None:
+        self._prospects.heard(hint)
         self._wake.set()

@@ -1,4 +1,4 @@
-"""What tells a runner that there may be work: NOTIFY on a connection of its own, and timers to the next maturity.
+"""What tells a runner that there may be work, or that a task is to be stopped: NOTIFY on a connection of its own.
 
 NOTIFY is a hint, never required: the runner polls as well. A connection that dies, or goes silent without dying, is
 noticed within `CHECK` seconds, because the listener asks the server something that often.
@@ -7,9 +7,7 @@ noticed within `CHECK` seconds, because the listener asks the server something t
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
@@ -20,7 +18,7 @@ from taskrunner import db, events
 from taskrunner.backoff import Backoff
 from taskrunner.errors import TaskrunnerError
 from taskrunner.store.steering import CANCEL_CHANNEL
-from taskrunner.store.task import CHANNEL
+from taskrunner.store.task import CHANNEL, Hint, hint
 
 log = logging.getLogger("taskrunner.wake")
 
@@ -31,8 +29,8 @@ CHECK = 7.0
 class Listener:
     """Listens until cancelled, reconnecting with growing pauses; calls back on the loop."""
 
-    def __init__(self, url: str, *, on_due: Callable[[str, float], None], on_cancel: Callable[[UUID], None]) -> None:
-        """`on_due(queue, seconds)`: a task of the queue is due in so many seconds; `on_cancel(id)`: stop this task."""
+    def __init__(self, url: str, *, on_due: Callable[[Hint], None], on_cancel: Callable[[UUID], None]) -> None:
+        """`on_due(hint)`: a task is pending, see `Hint`; `on_cancel(id)`: stop this task."""
         self._url, self._on_due, self._on_cancel = url, on_due, on_cancel
         self.connected = asyncio.Event()
 
@@ -69,8 +67,7 @@ class Listener:
             if notify.channel == CANCEL_CHANNEL:
                 self._on_cancel(UUID(notify.payload))
             else:
-                message: dict[str, Any] = json.loads(notify.payload)
-                self._on_due(str(message["queue"]), float(message.get("due_in", 0.0)))
+                self._on_due(hint(notify.payload))
         except (ValueError, TypeError, KeyError, AttributeError):
             log.warning("a notification on %s cannot be read: %.80r", notify.channel, notify.payload)
 
@@ -96,44 +93,3 @@ async def _shut(closing: Awaitable[None]) -> None:
         await asyncio.wait_for(closing, 1.0)
     except (TimeoutError, psycopg.Error):
         log.debug("a LISTEN connection could not be closed in time")
-
-
-class Turns:
-    """Which queue is asked next: those that may have due tasks, in turns by weight (smooth weighted round robin).
-
-    Rule: https://github.com/nginx/nginx/commit/52327e0627f49dbda1e8db695e63a4b0af4448b1
-    """
-
-    def __init__(self, weights: dict[str, int]) -> None:
-        self._weights = weights
-        self._credit = dict.fromkeys(weights, 0)
-        self._due_at = dict.fromkeys(weights, 0.0)  # monotonic; infinity: nothing known
-
-    def due_in(self, queue: str, seconds: float) -> None:
-        """Note that a task of the queue is due in so many seconds."""
-        if queue in self._due_at:
-            self._due_at[queue] = min(self._due_at[queue], time.monotonic() + max(seconds, 0.0))
-
-    def take(self) -> str | None:
-        """Return the queue whose turn it is among those with due tasks; None if there is none.
-
-        What was known of it is forgotten here, not after the claim: a hint that comes during the claim counts.
-        """
-        now = time.monotonic()
-        due = [queue for queue, at in self._due_at.items() if at <= now]
-        if not due:
-            return None
-        chosen = due[0] if len(due) == 1 else self._weighted(due)
-        self._due_at[chosen] = float("inf")
-        return chosen
-
-    def _weighted(self, due: list[str]) -> str:
-        for queue in due:
-            self._credit[queue] += self._weights[queue]
-        chosen = max(due, key=lambda queue: self._credit[queue])
-        self._credit[chosen] -= sum(self._weights[queue] for queue in due)
-        return chosen
-
-    def wait(self) -> float:
-        """Return the seconds until the first queue is due; infinity if none is known."""
-        return max(0.0, min(self._due_at.values(), default=float("inf")) - time.monotonic())

@@ -25,10 +25,11 @@ from taskrunner.store import runner as runner_store
 from taskrunner.store import task as store
 from taskrunner.store.enqueue import NewTask
 from taskrunner.store.runner import Process
-from taskrunner.store.task import Claimed, Cycle, Cycled, Due, Ending
+from taskrunner.store.task import Claimed, Cycle, Cycled, Due, Ending, Front
 from taskrunner.testing.database import Database
 
 T = TypeVar("T")
+Connection = psycopg.Connection[Any]
 
 WAIT = 30.0
 """Seconds after which something that should happen within milliseconds has not happened."""
@@ -43,6 +44,19 @@ KINDS = (
     events.Settled,
     events.LeaseLost,
 )
+
+
+def fronts(conn: Connection, types: Sequence[str], queue: str = "default") -> list[Front]:
+    """Return where tasks are to be claimed, due or not, by a survey: as a runner finds it out."""
+    return [Front(prospect.type, prospect.priority) for prospect in db.run(conn, store.survey([queue], types))]
+
+
+def claim(
+    conn: Connection, runner: UUID, room: int = 1, types: Sequence[str] = ("T",), queue: str = "default", **asked: Any
+) -> list[Claimed]:
+    """Look where due tasks are, and claim them."""
+    where = fronts(conn, types, queue)
+    return db.run(conn, store.cycle(Cycle(runner, queue=queue, fronts=where, room=room, **asked))).claimed
 
 
 class Engine:
@@ -94,8 +108,9 @@ class Engine:
         process = Process(uuid7(), "runner", "paper", 1, ("default",), types or ("T",), 100, "0")
         return self.do(runner_store.join(process, lease))[0]
 
-    def claim(self, runner: UUID, room: int = 1, **asked: Any) -> list[Claimed]:
-        return self.do(store.cycle(Cycle(**{"runner_id": runner, "types": ("T",), "room": room, **asked}))).claimed
+    def claim(self, runner: UUID, room: int = 1, types: Sequence[str] = ("T",), **asked: Any) -> list[Claimed]:
+        """Claim as a runner does that has just looked where."""
+        return claim(self.conn, runner, room, types, **asked)
 
     def finish(self, runner: UUID, *claims: Claimed | Ending) -> Cycled:
         endings = [claim if isinstance(claim, Ending) else Ending(claim.id, claim.claim_no) for claim in claims]

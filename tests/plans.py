@@ -62,7 +62,7 @@ def explain(conn: psycopg.Connection[Any], op: Op[Any], *, generic: bool = False
 
 
 def numbered(text: str) -> tuple[str, list[str]]:
-    """Turn `%(name)s` into `$1`, `$2` …; returns the names in that order."""
+    """Turn `%(name)s` and `%(name)b` into `$1`, `$2` …; returns the names in that order."""
     names: list[str] = []
 
     def number(match: re.Match[str]) -> str:
@@ -70,7 +70,7 @@ def numbered(text: str) -> tuple[str, list[str]]:
             names.append(match[1])
         return f"${names.index(match[1]) + 1}"
 
-    return re.sub(r"%\((\w+)\)s", number, text).replace("%%", "%"), names
+    return re.sub(r"%\((\w+)\)[sb]", number, text).replace("%%", "%"), names
 
 
 def _index(scan: Mapping[str, Any]) -> str:

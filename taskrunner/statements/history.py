@@ -36,8 +36,8 @@ SELECT DISTINCT l.virtualtransaction FROM pg_locks l
 LOCK_PARENT = "LOCK TABLE ONLY taskrunner.task_history IN SHARE UPDATE EXCLUSIVE MODE"
 
 # For days whose tasks are ending: a row that is on its way into DEFAULT, and waits there for our lock, would find that
-# it does not belong there any more, and the finish would fail. A reader that waits there would have chosen its
-# partitions before ours was among them: it would not find the tasks that we move. So all are kept out before they choose.
+# it does not belong there any more, and the finish would fail; a reader that waits there has chosen its partitions
+# before ours was one of them, and would not find the tasks that we move. So all are kept out before they choose.
 LOCK_PARENT_FROM_ALL = "LOCK TABLE ONLY taskrunner.task_history IN ACCESS EXCLUSIVE MODE"
 
 # A reader that is in the way is not waited for, since the writers would wait with us.

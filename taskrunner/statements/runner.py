@@ -1,6 +1,6 @@
 """Runners and their leases in SQL: join, beat, leave, and the rescue of what the dead have left."""
 
-from taskrunner.statements import task
+from taskrunner.statements import cycle
 
 JOIN = """
 INSERT INTO taskrunner.runner (id, kind, host, pid, queues, types, slots, version, started_at, lease_until)
@@ -118,7 +118,7 @@ WITH locked AS MATERIALIZED (
     RETURNING t.id, t.queue, t.priority, c.id IS NOT NULL AS charged,
               extract(epoch FROM t.maturity_at - taskrunner.clock())::float8 AS due_in
 ), """
-    + task.COUNTED
+    + cycle.COUNTED
     + """
 SELECT r.id, r.queue, r.priority, r.due_in, CASE WHEN r.charged THEN 'charged' ELSE 'released' END AS verdict
   FROM returned r

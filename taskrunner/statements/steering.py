@@ -38,7 +38,7 @@ RESCHEDULE = """
 UPDATE taskrunner.task t
    SET maturity_at = coalesce(%(at)s, taskrunner.clock() + %(delay)s::interval), cancel_requested_at = NULL
  WHERE t.id = %(id)s AND t.state = 'pending'
-RETURNING t.id, t.queue, t.priority, extract(epoch FROM t.maturity_at - taskrunner.clock())::float8 AS due_in
+RETURNING t.id, t.queue, t.priority, date_part('epoch', t.maturity_at - taskrunner.clock()) AS due_in, t.type
 """
 
 # A dead letter becomes a new pending task with tries 0, linked both ways. DO NOTHING: its key is taken again.
@@ -52,11 +52,11 @@ WITH letter AS MATERIALIZED (
            taskrunner.clock(), taskrunner.clock()
       FROM letter l
     ON CONFLICT DO NOTHING
-    RETURNING id, queue, priority, requeued_from
+    RETURNING id, queue, priority, requeued_from, type
 ), linked AS (
     UPDATE taskrunner.dead_letter d SET requeued_as = f.id FROM fresh f WHERE d.id = f.requeued_from RETURNING d.id
 )
-SELECT f.id, f.queue, f.priority, 0::float8 AS due_in FROM fresh f
+SELECT f.id, f.queue, f.priority, 0::float8 AS due_in, f.type FROM fresh f
 """
 
 DELETE_DEAD = "DELETE FROM taskrunner.dead_letter d WHERE d.id = %(id)s RETURNING d.id"

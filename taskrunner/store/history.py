@@ -87,7 +87,8 @@ def cutoff(retention: timedelta) -> Steps[date]:
 def create(day: date, patience: timedelta) -> Steps[Outcome]:
     """Make the day's partition and move its rows out of DEFAULT, if there are any.
 
-    For days to come, tasks can end and be read meanwhile; for today and earlier both wait. Raises psycopg's `LockNotAvailable` after `patience`.
+    For days to come, tasks can end and be read meanwhile; for today and earlier both wait.
+    Raises psycopg's `LockNotAvailable` after `patience`.
     """
     if (hindrance := (yield from _hindrance(day, patience, there=False))) is not None:
         return hindrance

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, column, nothing
+from taskrunner.statements import cycle as hot
 from taskrunner.statements import enqueue
 from taskrunner.statements import task as sql
 
@@ -17,11 +18,32 @@ BOUNDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.
 """Upper bounds in seconds of the run-time and waiting-time histograms; the thirteenth bucket is open."""
 
 CHANNEL = "taskrunner"
-"""NOTIFY channel: a JSON object with `queue`, `priority` and `due_in`, the seconds until the task's maturity."""
+"""NOTIFY channel: a JSON object with `queue`, `type`, `priority` and `due_in`; see `Hint`."""
+
+
+class Hint(NamedTuple):
+    """What a notification says: a task of a queue is due in so many seconds, or was so many ago (negative)."""
+
+    queue: str
+    type: str | None  # None: of several types, or not told
+    priority: int
+    due_in: float
+
+
+def hint(message: str) -> Hint:
+    """Read a notification; a payload that is no hint raises ValueError, TypeError, KeyError or AttributeError."""
+    said: dict[str, Any] = json.loads(message)
+    type_ = said.get("type")
+    return Hint(
+        str(said["queue"]),
+        str(type_) if type_ is not None else None,
+        int(said.get("priority", 0)),
+        float(said.get("due_in", 0.0)),
+    )
 
 
 class Claimed(NamedTuple):
-    """A task in this runner's hands; the fields are the columns of CYCLE, in order."""
+    """A task in this runner's hands: the columns of CYCLE, in order. JSON is left as text; None: there is none."""
 
     id: UUID
     claim_no: int
@@ -34,13 +56,12 @@ class Claimed(NamedTuple):
     tries: int
     crashes: int
     max_retries: int
-    errors: list[dict[str, Any]]
-    meta: dict[str, Any]
+    errors: str | None
+    meta: str | None
     cancel_requested: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """The end of a claim, or what sends it back. Seconds are by the runner's monotonic clock.
 
     `age` is how long ago the run started, `run_seconds` how long it lasted; `detail` is the result, the error or the
@@ -64,15 +85,47 @@ class Started(NamedTuple):
     age: float
 
 
+class Floor(NamedTuple):
+    """The place in a front's order beneath which nothing was due when last looked."""
+
+    maturity_at: datetime
+    id: UUID
+
+
+NO_FLOOR = Floor(datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
+
+
+class Front(NamedTuple):
+    """A type and a priority of which a queue has due tasks, and from where on to look for them."""
+
+    type: str
+    priority: int
+    floor: Floor = NO_FLOOR
+
+
+class Prospect(NamedTuple):
+    """The first task of a queue's type and priority, and in how many seconds it is due (≤ 0: it is)."""
+
+    queue: str
+    type: str
+    priority: int
+    maturity_at: datetime
+    id: UUID
+    due_in: float
+
+
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """What one round trip asks for: `endings` to write, `started` to mark, up to `room` tasks of `queue`."""
+    """What one round trip asks for: `endings` to write, `started` to mark, up to `room` tasks of a queue's `fronts`.
+
+    The fronts are in the order of their priority, the most urgent first.
+    """
 
     runner_id: UUID
     endings: Sequence[Ending] = ()
     started: Sequence[Started] = ()
     queue: str = "default"
-    types: Sequence[str] = ()
+    fronts: Sequence[Front] = ()
     room: int = 0
     suspects: bool = True
     start: bool = False
@@ -87,12 +140,17 @@ class Cycled:
 
 
 class Due(NamedTuple):
-    """A task that is pending: in which queue, how urgent, and in how many seconds it is due."""
+    """A task that is pending: in which queue, how urgent, in how many seconds it is due, and of which type."""
 
     id: UUID
     queue: str
     priority: int
     due_in: float
+    type: str | None = None
+
+    def hint(self) -> Hint:
+        """Return what others are told of it."""
+        return Hint(self.queue, self.type, self.priority, self.due_in)
 
 
 class Fate(NamedTuple):
@@ -103,17 +161,25 @@ class Fate(NamedTuple):
     ended: bool
 
 
+HINTS = 8
+"""Types and priorities of one queue that are named in as many notifications; of more, one says only the queue."""
+
+
 def announce(due: Sequence[Due]) -> Op[None]:
-    """Tell the runners, once a queue: its highest priority and its earliest maturity. Sent when the caller commits."""
-    queues: dict[str, tuple[int, float]] = {}
+    """Tell the runners: of each queue, type and priority the earliest maturity. Sent when the caller commits."""
+    fronts: dict[str, dict[tuple[str | None, int], float]] = {}
     for task in due:
-        priority, due_in = queues.get(task.queue, (task.priority, task.due_in))
-        queues[task.queue] = max(priority, task.priority), min(due_in, task.due_in)
-    messages = [
-        json.dumps({"queue": queue, "priority": priority, "due_in": round(max(due_in, 0.0), 6)})
-        for queue, (priority, due_in) in queues.items()
-    ]
-    return Op(enqueue.NOTIFY, {"messages": messages}, nothing)
+        front = fronts.setdefault(task.queue, {})
+        key = (task.type, task.priority)
+        front[key] = min(front.get(key, task.due_in), task.due_in)
+    hints = [hint for queue, front in fronts.items() for hint in _hints(queue, front)]
+    return Op(enqueue.NOTIFY, {"messages": [json.dumps(hint._asdict()) for hint in hints]}, nothing)
+
+
+def _hints(queue: str, fronts: Mapping[tuple[str | None, int], float]) -> list[Hint]:
+    if len(fronts) > HINTS:
+        return [Hint(queue, None, max(priority for _, priority in fronts), round(min(fronts.values()), 6))]
+    return [Hint(queue, type_, priority, round(due_in, 6)) for (type_, priority), due_in in fronts.items()]
 
 
 # ── claim and end ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,8 +187,10 @@ def announce(due: Sequence[Due]) -> Op[None]:
 
 def cycle(asked: Cycle) -> Op[Cycled]:
     """End, mark and claim in one round trip. Endings that found no row are returned as `left`: see `fates`."""
+    fronts = asked.fronts
+    merged = len({front.priority for front in fronts}) < len(fronts)
     return Op(
-        sql.CYCLE,
+        hot.CYCLE_MERGED if merged else hot.CYCLE,
         {
             "runner_id": asked.runner_id,
             **_ids(asked.endings),
@@ -133,8 +201,11 @@ def cycle(asked: Cycle) -> Op[Cycled]:
             "started_claim_nos": [start.claim_no for start in asked.started],
             "started_ages": [start.age for start in asked.started],
             "queue": asked.queue,
-            "types": list(asked.types),
-            "room": asked.room,
+            "types": [front.type for front in fronts],
+            "priorities": [front.priority for front in fronts],
+            "floors_at": [front.floor.maturity_at for front in fronts],
+            "floor_ids": [front.floor.id for front in fronts],
+            "room": asked.room if fronts else 0,
             "suspects": asked.suspects,
             "start": asked.start,
         },
@@ -143,8 +214,9 @@ def cycle(asked: Cycle) -> Op[Cycled]:
 
 
 def _cycled(rows: Sequence[Row]) -> Cycled:
-    claimed = [Claimed(*row) for row in rows if row[2] is not None]
-    claimed.sort(key=lambda task: (-task.priority, task.maturity_at, task.id))
+    claimed = [Claimed._make(row) for row in rows if row[2] is not None]
+    # By `int`: to compare two UUIDs themselves costs five times as much, for each row of each claim.
+    claimed.sort(key=lambda task: (-task.priority, task.maturity_at, task.id.int))
     return Cycled(claimed, [(row[0], row[1]) for row in rows if row[2] is None])
 
 
@@ -164,9 +236,13 @@ def _durations(endings: Sequence[Ending]) -> dict[str, Any]:
     }
 
 
-def survey(queues: Collection[str], types: Collection[str]) -> Op[dict[str, float]]:
-    """Return, per queue with pending tasks of these types, the seconds until the first is due (≤ 0: now)."""
-    return Op(sql.SURVEY, {"queues": list(queues), "types": list(types)}, dict)
+def survey(queues: Collection[str], types: Collection[str]) -> Op[list[Prospect]]:
+    """Return where tasks of these types wait: the most urgent of a queue first, at most 64 due priorities of a type."""
+    return Op(
+        hot.SURVEY,
+        {"queues": list(queues), "types": list(types)},
+        lambda rows: [Prospect._make(row) for row in rows],
+    )
 
 
 def retry(runner_id: UUID, endings: Sequence[Ending]) -> Op[list[Due]]:

@@ -23,6 +23,7 @@ from taskrunner.triggers import Interval
 from tests.chaos import record
 from tests.chaos.checker import SLACK, Violation, check
 from tests.chaos.history import Event, History
+from tests.engine import claim as claim_due
 
 TYPE = "bench"
 CRASH_LIMIT = 3
@@ -88,8 +89,7 @@ class Bench:
 
     def claim(self, runner: UUID, *, deadly: bool = False, unheard: bool = False) -> list[Claimed]:
         """Claim what is due and begin to run it; `unheard`: the reply is lost."""
-        asked = Cycle(runner, types=[TYPE], room=10, start=True)
-        claims = run(self._loop, store.cycle(asked)).claimed
+        claims = claim_due(self._loop, runner, 10, [TYPE], start=True)
         for claim in () if unheard else claims:
             if claim.crashes:  # a suspect's start is written before it runs
                 run(self._loop, store.mark_started(runner, claim.id, claim.claim_no))

@@ -30,6 +30,7 @@ from taskrunner.store import runner as runners
 from taskrunner.store import task as store
 from taskrunner.task import Task
 from taskrunner.testing.database import Database
+from tests.engine import claim as claim_due
 
 pytestmark = pytest.mark.anyio
 
@@ -110,7 +111,7 @@ def claim(conn: psycopg.Connection[Any], *types: str) -> store.Claimed:
     """Claim the next task as a runner whose lease lasts."""
     process = runners.Process(RUNNER, "runner", "host", 1, ("default",), types or ("Anything",), 5, "0.1")
     run(conn, runners.join(process, timedelta(minutes=1)))
-    return run(conn, store.cycle(store.Cycle(RUNNER, types=list(types or ("Anything",)), room=1))).claimed[0]
+    return claim_due(conn, RUNNER, 1, types or ("Anything",))[0]
 
 
 def finish(conn: psycopg.Connection[Any], claimed: store.Claimed) -> None:

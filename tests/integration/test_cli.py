@@ -26,6 +26,7 @@ from taskrunner.store import enqueue as enqueue_store
 from taskrunner.store import runner as runners
 from taskrunner.store import task as store
 from taskrunner.testing.database import Database
+from tests.engine import claim as claim_due
 
 TASKS = """
 from datetime import timedelta
@@ -100,7 +101,7 @@ def bury(db: Database) -> UUID:
     with connect(db.url) as conn:
         process = runners.Process(uuid7(), "runner", "host", 1, ("mail",), ("SendEmail",), 1, "0.1")
         run(conn, runners.join(process, timedelta(seconds=15)))
-        claimed = run(conn, store.cycle(store.Cycle(process.id, queue="mail", types=["SendEmail"], room=1))).claimed[0]
+        claimed = claim_due(conn, process.id, 1, ["SendEmail"], "mail")[0]
         detail = json.dumps([{"message": "SMTP is down", "traceback": "Traceback: \x1b[31mred"}])
         run(conn, store.bury(process.id, [store.Ending(claimed.id, claimed.claim_no, detail=detail)]))
         return claimed.id

@@ -22,6 +22,7 @@ from taskrunner.store.enqueue import NewTask
 from taskrunner.store.runner import Process
 from taskrunner.store.task import Cycle, Ending, Started
 from taskrunner.testing.database import Database
+from tests.engine import claim as claim_due
 
 pytestmark = pytest.mark.anyio
 
@@ -55,8 +56,7 @@ def claimed(database: Database, runner_id: UUID, count: int = 1) -> list[tuple[U
     """Add `count` tasks and claim them for the runner."""
     with connect(database.url) as conn:
         run(conn, enqueue.add([NewTask(uuid7(), "T", "{}", "default") for _ in range(count)]))
-        cycled = run(conn, tasks.cycle(Cycle(runner_id, types=("T",), room=count)))
-    return [(task.id, task.claim_no) for task in cycled.claimed]
+        return [(task.id, task.claim_no) for task in claim_due(conn, runner_id, count)]
 
 
 def finish(database: Database, runner_id: UUID, claims: list[tuple[UUID, int]]) -> float:

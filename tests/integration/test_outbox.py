@@ -77,16 +77,16 @@ async def test_a_finish_that_comes_while_another_of_the_same_task_is_written_is_
     newer: Claimed = older._replace(claim_no=older.claim_no + 1)
     outbox = Outbox(lambda _: None)
     outbox.put(Attempt(older, HOST), Finish("succeeded"))
-    sent = outbox.finishes()
+    sent = outbox.take()
     outbox.put(Attempt(newer, HOST), Finish("ignored"))
     await outbox.written(_unasked, runner, sent, [])
-    assert [(ending.claim_no, ending.state) for ending in outbox.finishes()] == [(newer.claim_no, "ignored")]
+    assert [(letter.ending().claim_no, letter.ending().state) for letter in outbox.take()] == [(2, "ignored")]
 
 
 async def _deliver(outbox: Outbox, wire: Wire, runner: UUID) -> None:
-    endings = outbox.finishes()
-    cycled = await wire(store.cycle(Cycle(runner, endings)))
-    await outbox.written(wire, runner, endings, cycled.left)
+    letters = outbox.take()
+    cycled = await wire(store.cycle(Cycle(runner, [letter.ending() for letter in letters])))
+    await outbox.written(wire, runner, letters, cycled.left)
     await outbox.write_others(wire, runner)
 
 

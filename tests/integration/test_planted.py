@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from taskrunner.statements import cycle as cycle_sql
 from taskrunner.statements import enqueue as enqueue_sql
 from taskrunner.statements import runner as runner_sql
 from taskrunner.statements import task as task_sql
@@ -54,9 +55,9 @@ DUE = "AND t.maturity_at <= taskrunner.clock()"
 
 BUGS = {
     "a finish acknowledged by id alone": Bug(
-        task_sql, "CYCLE", "e.id = t.id AND e.claim_no = t.claim_no", "e.id = t.id", stale_writes_are_refused
+        cycle_sql, "CYCLE", "e.id = t.id AND e.claim_no = t.claim_no", "e.id = t.id", stale_writes_are_refused
     ),
-    "a finish of any runner's": Bug(task_sql, "CYCLE", RUNNER_FENCE, NO_RUNNER_FENCE, strangers_writes_are_refused),
+    "a finish of any runner's": Bug(cycle_sql, "CYCLE", RUNNER_FENCE, NO_RUNNER_FENCE, strangers_writes_are_refused),
     "a retry without the claim's number": Bug(task_sql, "RETRY", CLAIM_FENCE, "WHERE", stale_writes_are_refused),
     "a retry of any runner's": Bug(task_sql, "RETRY", RUNNER_FENCE, NO_RUNNER_FENCE, strangers_writes_are_refused),
     "a snooze without the claim's number": Bug(task_sql, "SNOOZE", CLAIM_FENCE, "WHERE", stale_writes_are_refused),
@@ -67,7 +68,7 @@ BUGS = {
         task_sql, "PROGRESS", "WHERE t.claim_no = n.claim_no AND", "WHERE", stale_writes_are_refused
     ),
     "a claim number that does not rise": Bug(
-        task_sql, "CYCLE", "claim_no = t.claim_no + 1", "claim_no = t.claim_no", stale_writes_are_refused
+        cycle_sql, "CYCLE", "claim_no = t.claim_no + 1", "claim_no = t.claim_no", stale_writes_are_refused
     ),
     "a release that counts a try": Bug(
         task_sql,
@@ -84,23 +85,23 @@ BUGS = {
         "'[]'::jsonb",
         a_retry_counts_a_try,
     ),
-    "tasks started before their maturity": Bug(task_sql, "CYCLE", DUE, "", immature_tasks_hold_nobody_up),
+    "tasks started before their maturity": Bug(cycle_sql, "CYCLE", DUE, "", immature_tasks_hold_nobody_up),
     "the least urgent first": Bug(
-        task_sql,
-        "CYCLE",
-        "ORDER BY s.priority DESC, d.maturity_at",
-        "ORDER BY s.priority, d.maturity_at",
+        cycle_sql,
+        "CYCLE_MERGED",
+        "ORDER BY f.priority DESC, d.maturity_at",
+        "ORDER BY f.priority, d.maturity_at",
         claims_come_in_order,
     ),
     "types that nobody here knows": Bug(
-        task_sql,
-        "CYCLE",
-        "FROM unnest(%(types)s::text[]) AS y(type)",
-        "FROM (SELECT DISTINCT u.type FROM taskrunner.task u WHERE %(types)s::text[] IS NOT NULL) AS y(type)",
+        cycle_sql,
+        "SURVEY",
+        "JOIN unnest(%(types)s::text[]) AS y(type)",
+        "JOIN (SELECT DISTINCT u.type FROM taskrunner.task u WHERE %(types)s::text[] IS NOT NULL) AS y(type)",
         foreign_types_are_left_alone,
     ),
     "a claim that waits for locks": Bug(
-        task_sql, "CYCLE", "FOR UPDATE SKIP LOCKED", "FOR UPDATE", locked_rows_are_passed_by
+        cycle_sql, "CYCLE", "FOR UPDATE SKIP LOCKED", "FOR UPDATE", locked_rows_are_passed_by
     ),
     "a repeated enqueue that does not look into history": Bug(
         enqueue_sql,

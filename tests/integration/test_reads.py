@@ -19,6 +19,7 @@ from taskrunner.store import enqueue, steering
 from taskrunner.store import runner as runners
 from taskrunner.store import task as store
 from taskrunner.testing.database import Database
+from tests.engine import claim as claim_due
 
 LEASE = timedelta(seconds=15)
 
@@ -45,14 +46,14 @@ def join(conn: psycopg.Connection[Any], *types: str, queues: tuple[str, ...] = (
 
 def finish(conn: psycopg.Connection[Any], runner: UUID, *, state: str = "succeeded", type_: str = "Mail") -> UUID:
     """Claim the next task and end it."""
-    claimed = run(conn, store.cycle(store.Cycle(runner, types=[type_], room=1))).claimed[0]
+    claimed = claim_due(conn, runner, 1, [type_])[0]
     ending = store.Ending(claimed.id, claimed.claim_no, 0.1, 0.1, state, '{"ok": true}')
     run(conn, store.cycle(store.Cycle(runner, [ending])))
     return claimed.id
 
 
 def bury(conn: psycopg.Connection[Any], runner: UUID) -> UUID:
-    claimed = run(conn, store.cycle(store.Cycle(runner, types=["Mail"], room=1))).claimed[0]
+    claimed = claim_due(conn, runner, 1, ["Mail"])[0]
     run(
         conn,
         store.bury(runner, [store.Ending(claimed.id, claimed.claim_no, detail='[{"message": "no", "traceback": ""}]')]),
@@ -72,7 +73,7 @@ def every_state(conn: psycopg.Connection[Any]) -> dict[State, UUID]:
     add(conn)
     made[State.DEAD] = bury(conn, runner)
     made[State.RUNNING] = add(conn)[0]
-    run(conn, store.cycle(store.Cycle(runner, types=["Mail"], room=1)))
+    claim_due(conn, runner, 1, ["Mail"])
     made[State.BLOCKED], made[State.PENDING] = add(conn, 2)
     conn.execute("UPDATE taskrunner.task SET state = 'blocked' WHERE id = %s", [made[State.BLOCKED]])
     return made
@@ -203,7 +204,7 @@ def test_status_counts_a_waiting_retry_as_retrying_and_pending(conn: psycopg.Con
     """SPEC OPS 49."""
     add(conn)
     runner = join(conn, "Mail")
-    claimed = run(conn, store.cycle(store.Cycle(runner, types=["Mail"], room=1))).claimed[0]
+    claimed = claim_due(conn, runner, 1, ["Mail"])[0]
     error = '{"message": "no", "traceback": ""}'
     run(conn, store.retry(runner, [store.Ending(claimed.id, claimed.claim_no, detail=error, delay=60)]))
     counts = run(conn, reads.stats())

@@ -26,14 +26,13 @@ from taskrunner.registry import Registry, discover, isolated
 from taskrunner.scheduler import Scheduler
 from taskrunner.settings import Settings
 from taskrunner.store import enqueue, runner, timetable
-from taskrunner.store import task as tasks
 from taskrunner.store.enqueue import NewTask
 from taskrunner.store.runner import Process
 from taskrunner.store.schedule import Template
-from taskrunner.store.task import Cycle
 from taskrunner.store.timetable import NewSchedule
 from taskrunner.testing.database import Database
 from taskrunner.triggers import parse
+from tests.engine import claim as claim_due
 
 pytestmark = pytest.mark.anyio
 
@@ -302,7 +301,7 @@ async def test_beside_the_ticks_dead_runners_are_rescued_and_partitions_made(
         dead = Process(uuid4(), "runner", "host", 1, (), ("T",), 1, "1")
         run(conn, runner.join(dead, timedelta(seconds=15)))
         run(conn, enqueue.add([NewTask(uuid7(), "T", "{}", "default")]))
-        run(conn, tasks.cycle(Cycle(dead.id, types=("T",), room=1)))
+        claim_due(conn, dead.id)
     taskrunner_db.travel(timedelta(seconds=16))
     async with running(taskrunner_db.url, registry):
         await until(lambda: fetch(taskrunner_db, "SELECT state FROM taskrunner.task") == [("pending",)])

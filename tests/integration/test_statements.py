@@ -25,7 +25,7 @@ from taskrunner.reads.live import Waiting
 from taskrunner.states import HISTORY, LIVE
 from taskrunner.store import steering
 from taskrunner.store.runner import Rescued
-from taskrunner.store.task import Claimed, Due, Fate
+from taskrunner.store.task import Claimed, Due, Fate, Prospect
 from taskrunner.testing.database import Database
 from tests.engine import Engine
 from tests.plans import numbered
@@ -40,7 +40,7 @@ def constants() -> dict[str, str]:
     for module in pkgutil.iter_modules(statements.__path__):
         loaded = importlib.import_module(f"{statements.__name__}.{module.name}")
         for name, value in vars(loaded).items():
-            if name.isupper() and isinstance(value, str):
+            if name.isupper() and not name.startswith("_") and isinstance(value, str):
                 found[f"{module.name}.{name}"] = value
     return {name: text for name, text in found.items() if name.split(".")[1] not in PARTS}
 
@@ -149,7 +149,9 @@ def test_every_statement_can_be_prepared_on_the_migrated_database(prepared: Any)
 
 
 FILLS: dict[str, Any] = {
-    "task.CYCLE": Claimed,
+    "cycle.CYCLE": Claimed,
+    "cycle.CYCLE_MERGED": Claimed,
+    "cycle.SURVEY": Prospect,
     "task.FATE": Fate,
     "enqueue.ADD": Due,
     "task.RETRY": Due,

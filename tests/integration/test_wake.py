@@ -16,7 +16,7 @@ import pytest
 from taskrunner import events, register_task
 from taskrunner.store import steering
 from taskrunner.task import Task
-from taskrunner.wake import Listener, Turns
+from taskrunner.wake import Listener
 from tests.engine import WAIT, Engine, Running
 from tests.silencer import Silencer
 
@@ -139,7 +139,7 @@ async def test_a_listening_connection_that_goes_silent_is_noticed_and_rebuilt(
     monkeypatch.setattr("taskrunner.wake.CHECK", 0.2)
     async with Silencer(engine.url) as silencer:
         due: list[str] = []
-        listener = Listener(silencer.url, on_due=lambda queue, _: due.append(queue), on_cancel=lambda _: None)
+        listener = Listener(silencer.url, on_due=lambda hint: due.append(hint.queue), on_cancel=lambda _: None)
         heard = asyncio.Event()
         with events.on(events.Listening, lambda _: heard.set()):
             listening = asyncio.create_task(listener.listen())
@@ -163,31 +163,6 @@ async def test_a_notification_that_cannot_be_read_harms_nobody(engine: Engine, e
 
 
 # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_queues_take_turns_by_weight_and_a_silent_one_costs_nothing() -> None:
-    """DESIGN 5."""
-    turns = Turns({"mail": 2, "default": 1, "silent": 5})
-    taken = []
-    turns.take(), turns.take(), turns.take()
-    for _ in range(9):
-        turns.due_in("mail", 0)
-        turns.due_in("default", 0)
-        taken.append(turns.take())
-    assert taken.count("mail") == 6
-    assert taken.count("default") == 3
-    assert turns.wait() >= 0
-
-
-def test_a_queue_is_due_when_its_first_task_matures() -> None:
-    turns = Turns({"a": 1, "b": 1})
-    assert {turns.take(), turns.take()} == {"a", "b"}
-    assert turns.take() is None
-    turns.due_in("a", 60)
-    turns.due_in("a", 120)
-    turns.due_in("unknown", 0)
-    assert turns.take() is None
-    assert 59 < turns.wait() <= 60
 
 
 async def test_several_queues_are_all_served_while_one_is_never_empty(engine: Engine) -> None:
