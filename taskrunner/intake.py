@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -14,7 +14,8 @@ from taskrunner.jsonvalue import check_text, dump_json
 from taskrunner.payload import dump
 from taskrunner.registry import Registry, TaskType, unique_key
 from taskrunner.store.enqueue import NewTask
-from taskrunner.task import Task
+from taskrunner.store.fresh import Batch, Kind
+from taskrunner.task import Task, identify
 
 OnConflict = Literal["skip", "error"]
 _INT32 = 2**31
@@ -40,10 +41,12 @@ def compose(registry: Registry, task: Task, options: Options, tenant: str) -> Ne
     Raises: `UnknownType`, `PayloadInvalid` with the field's path, `InvalidArgument` naming the argument.
     """
     kind = registry.of(task)
+    payload = dump(task)
+    id_, fresh = identify(task)
     return NewTask(
-        id=task.id,
+        id=id_,
         type=kind.name,
-        payload=dump(task),
+        payload=payload,
         queue=_name("queue", options.queue, kind.queue),
         tenant=_name("tenant", options.tenant, tenant),
         priority=_integer("priority", options.priority, kind.priority, -_INT32, _INT32 - 1),
@@ -53,13 +56,38 @@ def compose(registry: Registry, task: Task, options: Options, tenant: str) -> Ne
         meta=_meta(options.meta),
         at=_instant(options),
         delay=timedelta(0) if options.delay is None else as_delay(options.delay, "delay"),
+        fresh=fresh,
     )
 
 
-def compose_many(registry: Registry, tasks: Iterable[Task], spacing: timedelta, tenant: str) -> list[NewTask]:
-    """Check and return the rows of a batch; the maturities are 0, `spacing`, 2 × `spacing` … from now."""
-    rows = [compose(registry, task, Options(), tenant) for task in tasks]
-    return [replace(row, delay=spacing * place) for place, row in enumerate(rows)] if spacing else rows
+def compose_many(registry: Registry, tasks: Iterable[Task], spacing: timedelta, tenant: str) -> Batch:
+    """Check the tasks and return them as a batch; the maturities are 0, `spacing`, 2 × `spacing` … from now.
+
+    Raises: what `compose` raises.
+    """
+    batch = Batch(_name("tenant", tenant, "default"), spacing)
+    kinds: dict[type[Task], tuple[int, TaskType]] = {}
+    ids, payloads, places = batch.ids, batch.payloads, batch.places
+    for number, task in enumerate(tasks):
+        cls = task.__class__
+        if cls not in kinds:
+            kinds[cls] = _enter(batch, registry.of(task), number)
+        place, kind = kinds[cls]
+        payloads.append(dump(task))
+        id_, fresh = identify(task)
+        if (key := unique_key(kind, task) if kind.unique else None) is not None:
+            batch.keys[number] = key
+        if not fresh:
+            batch.fresh = False
+        ids.append(id_)
+        places.append(place)
+    return batch
+
+
+def _enter(batch: Batch, kind: TaskType, number: int) -> tuple[int, TaskType]:
+    row = Kind(kind.name, kind.queue, kind.priority, kind.max_retries, kind.unique_for, number)
+    batch.kinds.append(row)
+    return len(batch.kinds), kind
 
 
 def aliases_of(registry: Registry, types: Iterable[str]) -> dict[str, Sequence[str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -19,25 +19,28 @@ from uuid_utils.compat import uuid7
 
 from taskrunner import db, reads
 from taskrunner.access import database
+from taskrunner.admission import Admission, Many, One, within
 from taskrunner.borrowed import async_connection, sync_connection
-from taskrunner.db import Work, arun, run
+from taskrunner.confirmed import aperform, perform
+from taskrunner.db import Op, Work, arun, run
 from taskrunner.durations import as_delay
-from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument, NotFound, TaskDead, WaitTimeout
-from taskrunner.intake import OnConflict, Options, aliases_of, as_id, check_key, compose, compose_many
+from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument
+from taskrunner.herald import PATIENCE, AsyncHerald, Herald
+from taskrunner.intake import OnConflict, Options, as_id, check_key, compose, compose_many
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
 from taskrunner.registry import registry as declared
 from taskrunner.settings import Settings, load
 from taskrunner.states import TERMINAL
-from taskrunner.store import enqueue as enqueue_store
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask
+from taskrunner.waiting import found, looks, result_of, too_late
 
 T = TypeVar("T")
 Duration = timedelta | float
 
 POOL_SIZE = 4
-"""Connections a door holds at most."""
+"""Connections a door holds at most: after a restart of the server, so many may turn out to be dead."""
 
 
 class _Door:
@@ -78,12 +81,13 @@ class _Door:
             "num_workers": 1,
         }
 
-    def _order(self, task: Any, options: Options) -> NewTask:
-        return compose(self._registry, task, options, self._tenant)
+    def _one(self, task: Any, options: Options, idempotency_key: str | None) -> One:
+        row = compose(self._registry, task, options, self._tenant)
+        return One(self._registry, row, self._idempotency(idempotency_key))
 
-    def _add(self, rows: list[NewTask], idempotency_key: str | None = None) -> Work[list[Enqueued]]:
-        aliases = aliases_of(self._registry, (row.type for row in rows if row.unique_key is not None))
-        return enqueue_store.add(rows, aliases=aliases, idempotency=self._idempotency(idempotency_key))
+    def _many(self, tasks: Iterable[Any], spacing: Duration, tenant: str | None) -> Many:
+        batch = compose_many(self._registry, tasks, as_delay(spacing, "spacing"), tenant or self._tenant)
+        return Many(self._registry, batch)
 
     def _idempotency(self, key: str | None) -> Idempotency | None:
         if key is None:
@@ -108,39 +112,16 @@ def _check_conflict(on_conflict: str) -> None:
         raise InvalidArgument(f"on_conflict must be 'skip' or 'error', not {on_conflict!r}")
 
 
-def _found(view: TaskView | None, id_: UUID) -> TaskView:
-    if view is None:
-        raise NotFound(f"no task {id_}: it was never stored, or retention has removed it")
-    return view
-
-
-def _result(view: TaskView) -> Any:
-    if view.state != "succeeded":
-        last = view.errors[-1]["message"] if view.errors else "it has no result"
-        raise TaskDead(f"task {view.id} is {view.state}: {last}")
-    return view.result
-
-
-def _late(id_: UUID | str, why: str) -> WaitTimeout:
-    return WaitTimeout(f"task {id_} has not ended in time" + (f": {why}" if why else ""))
-
-
-def _looks(timeout: Duration | None) -> Iterator[float]:
-    """Yield the pauses after looks at a task, from 20 ms growing to 1 s; the last look is when the time is up."""
-    end = float("inf") if timeout is None else time.monotonic() + as_delay(timeout, "timeout").total_seconds()
-    pause = 0.02
-    while (left := end - time.monotonic()) > 0:
-        yield min(pause, left)
-        pause = min(pause * 1.5, 1.0)
-    yield 0.0
-
-
 class TaskQueue(_Door):
     """Add, find and steer tasks from blocking code; safe to share between threads.
 
     `with TaskQueue.connect() as queue: queue.add(SendEmail(to="a@b.c"))`. Raises `DatabaseUnreachable` where no method
     says otherwise, and `SchemaBehind` when `taskrunner migrate` has not been run.
     """
+
+    def __init__(self, url: str | None, **given: Any) -> None:
+        super().__init__(url, **given)
+        self._herald = Herald(self._send)
 
     @classmethod
     def connect(cls, url: str | None = None, *, tenant: str = "default", registry: Registry | None = None) -> TaskQueue:
@@ -157,6 +138,7 @@ class TaskQueue(_Door):
 
     def close(self) -> None:
         """Close the door's connections; the embedded server stops when its last user has left."""
+        self._herald.close()
         self._pool.close()
         self._leave()
 
@@ -169,17 +151,23 @@ class TaskQueue(_Door):
         self.close()
 
     def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
-        """Run the work of `make()`; after a lost connection once more, or what `again` says: all may be repeated."""
-        try:
-            return self._once(make())
-        except DatabaseUnreachable as error:
-            _refuse_repeat(error)
-            self._pool.check()
-            return self._once((again or make)())
+        """Run the work of `make()`; after a lost connection again, or what `again` says: all may be repeated."""
+        for _ in range(POOL_SIZE):
+            try:
+                return self._once(make())
+            except DatabaseUnreachable as error:
+                _refuse_repeat(error)
+                self._pool.check()
+            make = again or make
+        return self._once(make())
 
     def _once(self, work: Work[T]) -> T:
         with db.translated(), self._pool.connection() as conn:
-            return run(conn, work)
+            return perform(conn, work)
+
+    def _send(self, op: Op[None]) -> None:
+        with db.translated(), self._pool.connection(PATIENCE) as conn:
+            run(conn, op)
 
     def add(
         self,
@@ -204,28 +192,29 @@ class TaskQueue(_Door):
         Raises: `UnknownType`, `PayloadInvalid`, `InvalidArgument`: nothing is stored then.
         """
         _check_conflict(on_conflict)
-        row = self._order(task, Options(delay, at, priority, queue, key, tenant, max_retries, meta or {}))
-        if connection is not None:
-            answers = run(sync_connection(connection), self._add([row], idempotency_key))
-        else:
-            answers = self._run(lambda: self._add([row], idempotency_key))
-        return _refuse(answers[0], on_conflict, row)
+        options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
+        asked = self._one(task, options, idempotency_key)
+        return _refuse(self._admit(asked, connection)[0], on_conflict, asked.task)
 
     def add_many(
         self, tasks: Iterable[Any], *, spacing: Duration = 0, tenant: str | None = None, connection: Any = None
     ) -> list[Enqueued]:
         """Store all tasks or none, in one transaction; `spacing` gives them maturities 0, s, 2 s … from now."""
-        rows = compose_many(self._registry, tasks, as_delay(spacing, "spacing"), tenant or self._tenant)
-        if not rows:
-            return []
+        asked = self._many(tasks, spacing, tenant)
+        return self._admit(asked, connection) if asked.batch.ids else []
+
+    def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
         if connection is not None:
-            return run(sync_connection(connection), self._add(rows))
-        return self._run(lambda: self._add(rows))
+            return run(sync_connection(connection), within(asked))
+        began = time.monotonic()
+        stored = self._run(asked.first, asked.again)
+        self._herald.tell(stored.due, began)
+        return stored.answers
 
     def get(self, id_: UUID | str) -> TaskView:
         """Return the task as it is now, live or ended. Raises: `NotFound`."""
         id_ = as_id(id_)
-        return _found(self._run(lambda: reads.task_by_id(id_)), id_)
+        return found(self._run(lambda: reads.task_by_id(id_)), id_)
 
     def cancel(self, id_: UUID | str) -> str:
         """Cancel a pending task (`cancelled`), or ask the runner of a running one to stop it (`requested`).
@@ -254,16 +243,16 @@ class TaskQueue(_Door):
 
     def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
         """Return the task once it has ended. Raises: `WaitTimeout`, `NotFound`."""
-        for pause in _looks(timeout):
+        for pause in looks(timeout):
             view = self.get(id_)
             if view.state in TERMINAL:
                 return view
             time.sleep(pause)
-        raise _late(id_, self._run(lambda: reads.unattended(as_id(id_))))
+        raise too_late(id_, self._run(lambda: reads.unattended(as_id(id_))))
 
     def result(self, id_: UUID | str, timeout: Duration | None = None) -> Any:
         """Return what `run()` returned. Raises: `TaskDead` with the last error, `WaitTimeout`, `NotFound`."""
-        return _result(self.wait(id_, timeout))
+        return result_of(self.wait(id_, timeout))
 
     def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state; ended ones of the last 24 hours, dead ones all."""
@@ -272,6 +261,10 @@ class TaskQueue(_Door):
 
 class AsyncTaskQueue(_Door):
     """Add, find and steer tasks from asynchronous code: `async with AsyncTaskQueue.connect() as queue: …`."""
+
+    def __init__(self, url: str | None, **given: Any) -> None:
+        super().__init__(url, **given)
+        self._herald = AsyncHerald(self._send)
 
     @classmethod
     def connect(
@@ -289,6 +282,7 @@ class AsyncTaskQueue(_Door):
 
     async def close(self) -> None:
         """Close the door's connections; the embedded server stops when its last user has left."""
+        await self._herald.close()
         await self._pool.close()
         await asyncio.to_thread(self._leave)  # the last user waits for the private server's end
 
@@ -302,18 +296,25 @@ class AsyncTaskQueue(_Door):
         await self.close()
 
     async def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
-        """Run the work of `make()`; after a lost connection once more, or what `again` says: all may be repeated."""
-        try:
-            return await self._once(make())
-        except DatabaseUnreachable as error:
-            _refuse_repeat(error)
-            await self._pool.check()
-            return await self._once((again or make)())
+        """Run the work of `make()`; after a lost connection again, or what `again` says: all may be repeated."""
+        for _ in range(POOL_SIZE):
+            try:
+                return await self._once(make())
+            except DatabaseUnreachable as error:
+                _refuse_repeat(error)
+                await self._pool.check()
+            make = again or make
+        return await self._once(make())
 
     async def _once(self, work: Work[T]) -> T:
         with db.translated():
             async with self._pool.connection() as conn:
-                return await arun(conn, work)
+                return await aperform(conn, work)
+
+    async def _send(self, op: Op[None]) -> None:
+        with db.translated():
+            async with self._pool.connection(PATIENCE) as conn:
+                await arun(conn, op)
 
     async def add(
         self,
@@ -333,28 +334,29 @@ class AsyncTaskQueue(_Door):
     ) -> Enqueued:
         """Store one task: see `TaskQueue.add`."""
         _check_conflict(on_conflict)
-        row = self._order(task, Options(delay, at, priority, queue, key, tenant, max_retries, meta or {}))
-        if connection is not None:
-            answers = await arun(await async_connection(connection), self._add([row], idempotency_key))
-        else:
-            answers = await self._run(lambda: self._add([row], idempotency_key))
-        return _refuse(answers[0], on_conflict, row)
+        options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
+        asked = self._one(task, options, idempotency_key)
+        return _refuse((await self._admit(asked, connection))[0], on_conflict, asked.task)
 
     async def add_many(
         self, tasks: Iterable[Any], *, spacing: Duration = 0, tenant: str | None = None, connection: Any = None
     ) -> list[Enqueued]:
         """Store all tasks or none: see `TaskQueue.add_many`."""
-        rows = compose_many(self._registry, tasks, as_delay(spacing, "spacing"), tenant or self._tenant)
-        if not rows:
-            return []
+        asked = self._many(tasks, spacing, tenant)
+        return await self._admit(asked, connection) if asked.batch.ids else []
+
+    async def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
         if connection is not None:
-            return await arun(await async_connection(connection), self._add(rows))
-        return await self._run(lambda: self._add(rows))
+            return await arun(await async_connection(connection), within(asked))
+        began = time.monotonic()
+        stored = await self._run(asked.first, asked.again)
+        await self._herald.tell(stored.due, began)
+        return stored.answers
 
     async def get(self, id_: UUID | str) -> TaskView:
         """Return the task as it is now: see `TaskQueue.get`."""
         id_ = as_id(id_)
-        return _found(await self._run(lambda: reads.task_by_id(id_)), id_)
+        return found(await self._run(lambda: reads.task_by_id(id_)), id_)
 
     async def cancel(self, id_: UUID | str) -> str:
         """Cancel a task: see `TaskQueue.cancel`."""
@@ -380,16 +382,16 @@ class AsyncTaskQueue(_Door):
 
     async def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
         """Return the task once it has ended: see `TaskQueue.wait`."""
-        for pause in _looks(timeout):
+        for pause in looks(timeout):
             view = await self.get(id_)
             if view.state in TERMINAL:
                 return view
             await asyncio.sleep(pause)
-        raise _late(id_, await self._run(lambda: reads.unattended(as_id(id_))))
+        raise too_late(id_, await self._run(lambda: reads.unattended(as_id(id_))))
 
     async def result(self, id_: UUID | str, timeout: Duration | None = None) -> Any:
         """Return what the task's `run()` returned: see `TaskQueue.result`."""
-        return _result(await self.wait(id_, timeout))
+        return result_of(await self.wait(id_, timeout))
 
     async def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state: see `TaskQueue.stats`."""

@@ -28,6 +28,27 @@ DELETE FROM taskrunner.idempotency_key k
 RETURNING k.task_id
 """
 
+# A task whose id was made just now: nobody can have sent it before, so nothing is looked for, a conflict is an error.
+# The reply is waited for before the commit (see `taskrunner.confirmed`): an INSERT that lost its client while it
+# was on the way never takes effect, and a repeat, by ADD, meets what did.
+ADD_ONE = """
+INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, meta, maturity_at, created_at)
+VALUES (%(id)s, %(tenant)s, %(queue)s, %(type)s, %(priority)s, %(payload)s::jsonb, %(max_retries)s, %(meta)s::jsonb,
+        coalesce(%(at)s::timestamptz, taskrunner.clock() + make_interval(secs => %(delay)s)), taskrunner.clock())
+RETURNING extract(epoch FROM maturity_at - taskrunner.clock())::float8
+"""
+
+# Many such tasks of one tenant: 3.8 µs of the server a task; what ADD does besides costs 2.6 µs more.
+# `places` has each task's place in the short arrays of what its type decides; it is left empty for tasks of one type.
+ADD_MANY = """
+INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, maturity_at, created_at)
+SELECT n.id, %(tenant)s, (%(queues)s::text[])[coalesce(n.place, 1)], (%(types)s::text[])[coalesce(n.place, 1)],
+       (%(priorities)s::int[])[coalesce(n.place, 1)], n.payload::jsonb, (%(max_retries)s::int[])[coalesce(n.place, 1)],
+       taskrunner.clock() + make_interval(secs => %(spacing)s * (n.number - 1)), taskrunner.clock()
+  FROM unnest(%(ids)b::uuid[], %(payloads)b::text[], %(places)b::int[]) WITH ORDINALITY
+       AS n(id, payload, place, number)
+"""
+
 # DO NOTHING covers both arbiters: the id (a repeat) and the unique key (a live task of the same key).
 # In one order for all: two batches that insert the same keys crosswise would wait for each other.
 # A live row under an old name of the type counts as the type; %(aliases)s is {"name": ["old name", …]}.
@@ -49,7 +70,7 @@ SELECT n.id, n.tenant, n.queue, n.type, n.priority, n.payload::jsonb, n.max_retr
           AND old.type IN (SELECT jsonb_array_elements_text(%(aliases)s::jsonb -> n.type)))
  ORDER BY n.tenant, n.type, n.unique_key, n.schedule_id, n.tick_at, n.id
 ON CONFLICT DO NOTHING
-RETURNING id, queue, priority, extract(epoch FROM maturity_at - taskrunner.clock())::float8 AS due_in
+RETURNING id, queue, priority, extract(epoch FROM maturity_at - taskrunner.clock())::float8 AS due_in, type
 """
 
 # Of freshly inserted ids, those that had ended already: a repeat of an enqueue whose first reply was lost.

@@ -21,11 +21,19 @@ class Enqueued(NamedTuple):
     created: bool
 
 
+class Stored(NamedTuple):
+    """The answers to an enqueue, and what runners are to be told: the new tasks, or of many alike the first."""
+
+    answers: list[Enqueued]
+    due: list[Due]
+
+
 @dataclass(frozen=True, slots=True)
 class NewTask:
     """A task to be inserted; `at` decides over `delay`. `payload` and `meta` are JSON texts that were checked.
 
-    Its unique key stays taken for `reserved_for` after the enqueue, also when the task ends before that.
+    Its unique key stays taken for `reserved_for` after the enqueue, also when the task ends before that. `fresh` is
+    whether the id was made with this row, so that nobody can have sent it before.
     """
 
     id: UUID
@@ -43,6 +51,7 @@ class NewTask:
     at: datetime | None = None
     delay: timedelta = timedelta(0)
     reserved_for: timedelta | None = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,23 @@ def add(
     idempotency: Idempotency | None = None,
     notify: bool = True,
 ) -> Steps[list[Enqueued]]:
+    """Insert `tasks` as `store` does, and tell the runners when the transaction is committed."""
+    stored = yield from store(tasks, aliases=aliases, idempotency=idempotency)
+    if notify and stored.due:
+        yield announce(stored.due)
+    return stored.answers
+
+
+def store(
+    tasks: Sequence[NewTask],
+    *,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+    idempotency: Idempotency | None = None,
+    fresh: bool = False,
+) -> Steps[Stored]:
     """Insert `tasks` in one transaction, all or nothing; repeating it with the same ids changes nothing.
+
+    With `fresh`, the ids were made for this very call: no task with such an id can have ended.
 
     Of tasks with a unique key, the one that is live already answers; of those with `reserved_for`, one that was
     enqueued so recently. `idempotency` goes with a single task. `aliases` maps a type to the older names under
@@ -73,12 +98,13 @@ def add(
         if task.id not in answers and (earlier := (yield from _keep_key(task, key))) is not None:
             answers[task.id] = Enqueued(earlier, created=False)
     known = {name: list(old) for name, old in (aliases or {}).items()}
-    answers |= yield from _insert({task.id: task for task in tasks if task.id not in answers}, known, notify)
+    waiting = {task.id: task for task in tasks if task.id not in answers}
+    inserted = yield from _insert(waiting, answers, known, fresh=fresh)
     for task, key in keys:
         if not answers[task.id].created:
             yield from _give_up_key(task, key, answers[task.id].id)
     seen: set[UUID] = set()
-    return [_answer(answers, task.id, seen) for task in tasks]
+    return Stored([_answer(answers, task.id, seen) for task in tasks], inserted)
 
 
 def _answer(answers: Mapping[UUID, Enqueued], asked: UUID, seen: set[UUID]) -> Enqueued:
@@ -124,25 +150,23 @@ def _key_op(text: str, task: NewTask, idempotency: Idempotency, **more: Any) -> 
 
 
 def _insert(
-    waiting: dict[UUID, NewTask], aliases: Mapping[str, Sequence[str]], notify: bool
-) -> Steps[dict[UUID, Enqueued]]:
-    answers: dict[UUID, Enqueued] = {}
+    waiting: dict[UUID, NewTask], answers: dict[UUID, Enqueued], aliases: Mapping[str, Sequence[str]], *, fresh: bool
+) -> Steps[list[Due]]:
+    """Insert what is waiting, note the answers, and return what is new."""
     inserted: list[Due] = []
     while waiting:
         rows = yield Op(sql.ADD, _add_params(list(waiting.values()), aliases), dues)
-        fresh = {row.id for row in rows}
-        ended = yield from _take_back_ended(list(fresh))
+        new = {row.id for row in rows}
+        ended = set() if fresh else (yield from _take_back_ended(list(new)))
         inserted += [row for row in rows if row.id not in ended]
-        answers |= {id_: Enqueued(id_, created=id_ not in ended) for id_ in fresh}
-        waiting = {id_: task for id_, task in waiting.items() if id_ not in fresh}
+        answers |= {id_: Enqueued(id_, created=id_ not in ended) for id_ in new}
+        waiting = {id_: task for id_, task in waiting.items() if id_ not in new}
         if waiting:
             incumbents = yield Op(sql.INCUMBENT, _incumbent_params(list(waiting.values()), aliases), dict)
             answers |= {id_: Enqueued(there, created=False) for id_, there in incumbents.items() if there}
             # Whoever stood in the way has ended meanwhile: its key is free, insert again.
             waiting = {id_: task for id_, task in waiting.items() if incumbents.get(id_) is None}
-    if notify and inserted:
-        yield announce(inserted)
-    return answers
+    return inserted
 
 
 def _take_back_ended(ids: list[UUID]) -> Steps[set[UUID]]:

@@ -1,0 +1,112 @@
+"""Tasks whose ids were made just now: a plain insert, since nobody can have sent them before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from taskrunner.confirmed import Confirmed
+from taskrunner.db import Op, Row, scalar
+from taskrunner.statements import enqueue as sql
+from taskrunner.store.enqueue import Enqueued, NewTask, Stored
+from taskrunner.store.task import Due
+
+
+class Kind(NamedTuple):
+    """What its type decides of a task in a batch; `first` is where the first one stands."""
+
+    type: str
+    queue: str
+    priority: int
+    max_retries: int
+    reserved_for: timedelta | None
+    first: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Tasks of one tenant, in columns: `places` says of each which of `kinds` it is, counted from 1.
+
+    `keys` has the unique keys by the tasks' numbers; `fresh` is whether every id was made for this batch.
+    """
+
+    tenant: str
+    spacing: timedelta = timedelta(0)
+    kinds: list[Kind] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    ids: list[UUID] = field(default_factory=list)
+    payloads: list[str] = field(default_factory=list)
+    keys: dict[int, str] = field(default_factory=dict)
+    fresh: bool = True
+
+    def rows(self) -> list[NewTask]:
+        """Return the tasks one by one."""
+        columns = zip(self.ids, self.places, self.payloads, strict=True)
+        return [self._row(number, *row) for number, row in enumerate(columns)]
+
+    def _row(self, number: int, id_: UUID, place: int, payload: str) -> NewTask:
+        kind = self.kinds[place - 1]
+        key = self.keys.get(number)
+        return NewTask(
+            id_,
+            kind.type,
+            payload,
+            kind.queue,
+            self.tenant,
+            kind.priority,
+            kind.max_retries,
+            unique_key=key,
+            delay=self.spacing * number,
+            reserved_for=None if key is None else kind.reserved_for,
+        )
+
+    def dues(self) -> list[Due]:
+        """Return the first task of each kind."""
+        return [
+            Due(self.ids[kind.first], kind.queue, kind.priority, (self.spacing * kind.first).total_seconds(), kind.type)
+            for kind in self.kinds
+        ]
+
+
+def insert(task: NewTask) -> Confirmed[Stored]:
+    """Insert a task without a unique key."""
+    params = {
+        "id": task.id,
+        "tenant": task.tenant,
+        "queue": task.queue,
+        "type": task.type,
+        "priority": task.priority,
+        "payload": task.payload,
+        "max_retries": task.max_retries,
+        "meta": task.meta,
+        "at": task.at,
+        "delay": task.delay.total_seconds(),
+    }
+
+    def stored(rows: Sequence[Row]) -> Stored:
+        due = Due(task.id, task.queue, task.priority, scalar(rows), task.type)
+        return Stored([Enqueued(task.id, created=True)], [due])
+
+    return Confirmed(sql.ADD_ONE, params, stored)
+
+
+def insert_all(batch: Batch) -> Op[Stored]:
+    """Insert the tasks of a batch without unique keys."""
+    return Op(sql.ADD_MANY, _params(batch), lambda _: Stored([Enqueued(id_, True) for id_ in batch.ids], batch.dues()))
+
+
+def _params(batch: Batch) -> Mapping[str, Any]:
+    return {
+        "tenant": batch.tenant,
+        "queues": [kind.queue for kind in batch.kinds],
+        "types": [kind.type for kind in batch.kinds],
+        "priorities": [kind.priority for kind in batch.kinds],
+        "max_retries": [kind.max_retries for kind in batch.kinds],
+        "spacing": batch.spacing.total_seconds(),
+        "ids": batch.ids,
+        "payloads": batch.payloads,
+        "places": batch.places if len(batch.kinds) > 1 else [],
+    }
