@@ -21,7 +21,7 @@ import threading
 from asyncio import CancelledError
 from contextvars import copy_context
 from dataclasses import fields
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, cast
 
 from taskrunner.executors.call import BrokeOff, failed
@@ -32,6 +32,7 @@ from taskrunner.payload import load_payload
 from taskrunner.task import RunInfo, Task, bind
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_ROW = tuple(field.name for field in fields(RunInfo) if field.name != "context")
 
 
 def main(fd: int) -> None:
@@ -77,12 +78,16 @@ def _failure(outcome: BrokeOff, error: BaseException) -> tuple[bytes, bytes]:
 
 
 def _rebuild(request: Request, context: ChildContext) -> Task:
-    module = importlib.import_module(request.module)
-    cls: type[Task] = reduce(getattr, request.qualname.split("."), cast("Any", module))
-    task = load_payload(cls, request.payload)
-    row: dict[str, Any] = {field.name: request.info[field.name] for field in fields(RunInfo) if field.name != "context"}
+    task = load_payload(_class(request.module, request.qualname), request.payload)
+    row: dict[str, Any] = {name: request.info[name] for name in _ROW}
     bind(task, RunInfo(**row, context=context))
     return task
+
+
+@cache
+def _class(module: str, qualname: str) -> type[Task]:
+    found: type[Task] = reduce(getattr, qualname.split("."), cast("Any", importlib.import_module(module)))
+    return found
 
 
 def _call_run(task: Task) -> object:

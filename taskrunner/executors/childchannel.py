@@ -7,11 +7,9 @@ import logging
 import socket
 from collections.abc import Callable
 
-from taskrunner.executors.wire import HEADER, WireBroken, frame, split_header
+from taskrunner.executors.wire import CHUNK, Frames, WireBroken, frame
 
 log = logging.getLogger("taskrunner.executors.children")
-
-_CHUNK = 65_536  # bytes read at once; a larger buffer would be mapped and unmapped each time
 
 
 class Channel:
@@ -25,7 +23,7 @@ class Channel:
         self._socket = connection
         self._loop = asyncio.get_running_loop()
         self._on_frame, self._on_end = on_frame, on_end
-        self._received = bytearray()
+        self._frames = Frames()
         self._unsent = bytearray()
         self._ended = False
         self._loop.add_reader(connection, self._read)
@@ -64,7 +62,7 @@ class Channel:
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(_CHUNK)
+            data = self._socket.recv(CHUNK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -72,25 +70,14 @@ class Channel:
         if not data:
             self.fail()
             return
-        self._received += data
+        self._frames.add(data)
         try:
-            self._take_frames()
+            while not self._ended and (received := self._frames.take()) is not None:
+                self._on_frame(*received)
         except Exception as error:
             if not isinstance(error, WireBroken):
                 log.exception("a frame of a child was not understood")
             self.fail()
-
-    def _take_frames(self) -> None:
-        received, start = self._received, 0
-        while len(received) - start >= HEADER.size and not self._ended:
-            kind, length = split_header(received, start)
-            end = start + HEADER.size + length
-            if len(received) < end:
-                break
-            body = bytes(memoryview(received)[start + HEADER.size : end])
-            start = end
-            self._on_frame(kind, body)
-        del received[:start]
 
     def _write(self) -> None:
         try:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -33,13 +34,17 @@ class ChildContext:
         self.claim_no: int = info["claim_no"]
         self.deadline: datetime | None = info.get("deadline")
         self.meta: dict[str, Any] = dict(info.get("meta") or {})
-        self.logger: logging.LoggerAdapter[Any] = logging.LoggerAdapter(
-            logging.getLogger("taskrunner.task"), {"task_id": str(self.id), "task_type": info.get("type", "")}
-        )
+        self._type = info.get("type", "")
         self._started_at: datetime = info.get("started_at") or datetime.now(UTC)
         self._began = time.monotonic()
         self._link = link
         self._ended = False
+
+    @cached_property
+    def logger(self) -> logging.LoggerAdapter[Any]:
+        """A logger whose records carry the task's id and type."""
+        extra = {"task_id": str(self.id), "task_type": self._type}
+        return logging.LoggerAdapter(logging.getLogger("taskrunner.task"), extra)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Show people how far the task is."""

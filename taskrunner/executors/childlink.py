@@ -12,14 +12,14 @@ from typing import Any
 from taskrunner.errors import TaskrunnerError
 from taskrunner.executors.wire import (
     CALL,
-    HEADER,
+    CHUNK,
     MESSAGE,
     REPLY,
     REQUEST,
+    Frames,
     Request,
     frame,
     from_json,
-    split_header,
     to_json,
     unpickled,
 )
@@ -34,6 +34,7 @@ class Link:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._frames = Frames()
         self._writing = threading.Lock()
         self._asking = threading.Lock()
         self._numbers = count(1)
@@ -77,18 +78,12 @@ class Link:
             pass
 
     def _receive(self) -> tuple[bytes, bytes]:
-        kind, length = split_header(self._read(HEADER.size))
-        return kind, self._read(length)
-
-    def _read(self, size: int) -> bytes:
-        body = bytearray(size)
-        view = memoryview(body)
-        while view:
-            received = self._socket.recv_into(view)
-            if not received:
+        while (received := self._frames.take()) is None:
+            data = self._socket.recv(CHUNK)
+            if not data:
                 os._exit(1)  # the runner is gone, and the watching thread about to say so
-            view = view[received:]
-        return bytes(body)
+            self._frames.add(data)
+        return received
 
 
 class LogToRunner(logging.Handler):

@@ -1,6 +1,9 @@
 """Child processes for `executor="process"`: at most N, started on first use, reused, each killed without the others.
 
 Why not a pool from a library: `docs/decisions/003-process-children-instead-of-pebble.md`.
+
+A child never holds a second call while it runs one. That would save about half of the 100 µs of CPU that a call takes
+in both processes (most of them are switches between the two), and cost the clear answer to what a dead child was on.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ CALL, REPLY = b"C", b"R"  # to the child
 DONE, FAILED, MESSAGE, REQUEST = b"D", b"F", b"M", b"Q"  # to the runner
 KINDS = frozenset((CALL, REPLY, DONE, FAILED, MESSAGE, REQUEST))
 HEADER = struct.Struct("!cI")
+CHUNK = 65_536  # bytes read at once; malloc would map and unmap a larger buffer each time
 MAX_BODY = 2**31 - 1  # bytes; also what tells a frame from somebody else's bytes on the socket
 
 
@@ -36,12 +37,30 @@ def frame(kind: bytes, body: bytes) -> bytes:
     return HEADER.pack(kind, len(body)) + body
 
 
-def split_header(data: bytes | bytearray, start: int = 0) -> tuple[bytes, int]:
-    """Read the kind of the frame that starts there and the length of its body; raises WireBroken."""
-    kind, length = HEADER.unpack_from(data, start)
-    if kind not in KINDS or length > MAX_BODY:
-        raise WireBroken(f"not a frame: {bytes(data[start : start + HEADER.size])!r}")
-    return kind, length
+class Frames:
+    """Bytes as they come out of a socket, cut into frames."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """Append what was received."""
+        self._received += data
+
+    def take(self) -> tuple[bytes, bytes] | None:
+        """Return the next frame's kind and body, if it is complete; raises WireBroken."""
+        received = self._received
+        if len(received) < HEADER.size:
+            return None
+        kind, length = HEADER.unpack_from(received)
+        if kind not in KINDS or length > MAX_BODY:
+            raise WireBroken(f"not a frame: {bytes(received[: HEADER.size])!r}")
+        end = HEADER.size + length
+        if len(received) < end:
+            return None
+        body = bytes(memoryview(received)[HEADER.size : end])
+        del received[:end]
+        return kind, body
 
 
 def pickled(value: object) -> bytes:
