@@ -135,19 +135,27 @@ def _check_tasks() -> None:
 
     Exits as that process does when a module cannot be imported; it has said why.
     """
-    command = [sys.executable, "-P", "-m", "taskrunner", "config", "check"]
-    checked = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
-    if checked.returncode:
-        raise typer.Exit(checked.returncode)
+    _do("config", "check")
 
 
 def _prepare(url: str, *, migrate: bool) -> None:
-    from taskrunner import schema
-    from taskrunner.console import waiting
+    """Check the schema, or bring it up first: in a process that ends, since Alembic would stay in this one's memory."""
     from taskrunner.db import connect
+    from taskrunner.errors import SchemaBehind
 
-    if migrate:
-        with waiting("migrating the database"):
-            schema.migrate(url)
     with connect(url, name="taskrunner cli") as connection:
-        check_schema(connection)
+        try:
+            check_schema(connection)
+        except SchemaBehind:
+            if not migrate:
+                raise
+            _do("migrate")
+            check_schema(connection)
+
+
+def _do(*command: str) -> None:
+    """Run one of our commands in a process of its own; exit as it does if it fails."""
+    words = [sys.executable, "-P", "-m", "taskrunner", *command]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)

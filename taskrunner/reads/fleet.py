@@ -11,7 +11,6 @@ from taskrunner.errors import TriggerInvalid
 from taskrunner.reads.live import Waiting, longest, waiting
 from taskrunner.reads.views import Queue, Runner, Schedule
 from taskrunner.statements import reads as sql
-from taskrunner.triggers import parse_text
 
 _RUNNER_FIELDS = tuple(Runner.model_fields)
 _SCHEDULE_FIELDS = tuple(name for name in Schedule.model_fields if name != "description")
@@ -74,6 +73,8 @@ def _read_schedules(rows: Sequence[Row]) -> list[Schedule]:
 
 
 def _schedule(values: Mapping[str, Any]) -> Schedule:
+    from taskrunner.triggers import parse_text  # where there are schedules
+
     try:
         description = parse_text(values["trigger"], values["timezone"]).describe()
     except TriggerInvalid:  # a newer release's: it is shown as it is stored

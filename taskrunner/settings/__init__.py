@@ -19,7 +19,6 @@ from taskrunner.errors import SettingsInvalid, suggest
 from taskrunner.settings.model import Settings
 from taskrunner.settings.sources import (
     UNMARKED,
-    Environment,
     Layer,
     environment_layer,
     file_layers,
@@ -78,7 +77,7 @@ def load(flags: Mapping[str, object] | None = None, *, project: Path | None = No
 
 
 def _layers(flags: Mapping[str, object]) -> list[Layer]:
-    given = [flag_layer(flags), environment_layer(Environment(Settings), NAMES)]
+    given = [flag_layer(flags), environment_layer(NAMES)]
     stated = {**given[1].values, **given[0].values}
     if "project" in stated:
         return given + file_layers(Path(str(stated["project"])).expanduser())

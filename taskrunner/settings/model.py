@@ -9,8 +9,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 
 from taskrunner.settings.sources import variable
 from taskrunner.settings.values import format_duration, is_loopback, normalise_url, parse_duration, read_queues
@@ -54,15 +63,14 @@ LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], B
 LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, checked and unchangeable; made directly, it takes only what it is given and reads nothing."""
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        validate_default=True,
         hide_input_in_errors=True,  # or a bad DATABASE_URL would print its password
-        env_ignore_empty=True,
-        enable_decoding=False,
     )
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -152,18 +160,6 @@ class Settings(BaseSettings):
     api_port: Count = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 takes a free one.")
     log_level: LogLevel = Field("info", description="Least severe log lines to write.")
     log_format: LogFormat = Field("auto", description="auto writes text to a terminal and JSON elsewhere.")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take nothing but the arguments: `load` reads the other sources, and remembers which value is whose."""
-        return (init_settings,)
 
     @field_validator("database_url", mode="before")
     @classmethod

@@ -7,12 +7,8 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-
-from pydantic.fields import FieldInfo
-from pydantic_settings import EnvSettingsSource
 
 PREFIX = "TASKRUNNER_"
 OWN_FILE = "taskrunner.toml"
@@ -37,14 +33,6 @@ class Layer:
     faults: tuple[str, ...] = field(default=())
 
 
-class Environment(EnvSettingsSource):
-    """The variables of the process; an empty one counts as unset, and only the database's has no prefix."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return the variable's text for one setting, None where it is unset."""
-        return self.env_vars.get(variable(field_name).lower()), field_name, False
-
-
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
     return "DATABASE_URL" if name == "database_url" else PREFIX + name.upper()
@@ -61,12 +49,19 @@ def flag_layer(flags: Mapping[str, object]) -> Layer:
     return Layer(given, lambda name: f"flag {flag(name)}")
 
 
-def environment_layer(source: Environment, known: frozenset[str]) -> Layer:
-    """Return the environment's values; variables that look like misspelt settings are its faults."""
-    return Layer(source(), lambda name: f"environment {variable(name)}", tuple(_misspelt(os.environ, known)))
+def environment_layer(known: frozenset[str]) -> Layer:
+    """Return the environment's values, by their names in any case; an empty one counts as unset.
+
+    Variables that look like misspelt settings are its faults.
+    """
+    given = {name.upper(): value for name, value in os.environ.items() if value}
+    values = {name: given[variable(name)] for name in sorted(known) if variable(name) in given}
+    return Layer(values, lambda name: f"environment {variable(name)}", tuple(_misspelt(os.environ, known)))
 
 
 def _misspelt(environ: Mapping[str, str], known: frozenset[str]) -> Iterator[str]:
+    from difflib import get_close_matches  # hardly ever needed
+
     variables = {variable(name) for name in known}
     for name in sorted(environ):
         if not name.upper().startswith(PREFIX) or name.upper() in variables or not environ[name]:

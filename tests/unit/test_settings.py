@@ -176,7 +176,7 @@ def test_importing_the_settings_reads_neither_environment_nor_files(tmp_path: Pa
 
 
 def test_importing_the_task_api_does_not_load_the_settings() -> None:
-    program = "import sys, taskrunner; sys.exit('pydantic_settings' in sys.modules)"
+    program = "import sys, taskrunner; sys.exit('taskrunner.settings' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
