@@ -27,7 +27,7 @@ log = logging.getLogger("taskrunner.leases")
 
 _PATIENCE = 0.4  # seconds that a drain waits for a heartbeat that is on its way
 # A claim still on its way when its runner's row goes leaves tasks of no runner: seconds between two looks for them,
-# and seconds after a start or a death in which every round looks.
+# and seconds after a death in which every round looks.
 _ORPHANS_EVERY, _WARY = 60.0, 20.0
 
 
@@ -128,14 +128,13 @@ class Rescuer:
 
     def __init__(self, pump: Pump, crash_limit: int) -> None:
         self._pump, self._crash_limit = pump, crash_limit
-        self._wary_until = time.monotonic() + _WARY
-        self._looked_at = float("-inf")  # monotonic
+        self._wary_until = self._looked_at = float("-inf")  # monotonic
 
     async def round(self, *, died: bool | None = None) -> list[Rescued]:
         """Take back the tasks of every runner whose lease has ended, and of those that have no row at all.
 
-        `died`: whether there is such a lease, where that is known. Tasks of no runner at all are looked for once a
-        minute, and in each round after a start or a death.
+        `died`: whether there is such a lease, where that is known. Tasks of no runner at all are looked for at first,
+        then once a minute, and in each round for a while after a death.
         """
         rescued: list[Rescued] = []
         if died is None:

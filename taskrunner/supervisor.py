@@ -136,7 +136,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._asked_at = 0.0
         self._forced = False
-        self._died = asyncio.Event()  # somebody's lease has ended, a heartbeat has told
+        self._died = asyncio.Event()  # a child has died, or somebody's lease has ended, as a heartbeat has told
         self._code = 0
 
     async def run(self) -> int:
@@ -254,6 +254,7 @@ class Supervisor:
                 if self._stopping.is_set() and code != 0:
                     await self._link.run(task_store.release_unknown(child.runner_id, ()))
                 await rescue_of(self._link.run, child.runner_id, started, self._settings.crash_limit)
+                self._died.set()  # a claim of the child's may still be on its way
 
     # ── heartbeats ───────────────────────────────────────────────────────────────────────────────────────────────
 

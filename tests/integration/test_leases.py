@@ -233,23 +233,30 @@ def blocked(engine: Engine, holder: psycopg.Connection[Any]) -> None:
 
 
 @pytest.mark.anyio
-async def test_tasks_of_no_runner_are_looked_for_after_a_start_and_a_death_and_then_once_a_minute(
+async def test_tasks_of_no_runner_are_looked_for_once_a_minute_and_for_a_while_after_a_death(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SPEED 10: a round of rescue in which nobody has died is one statement."""
     asked: list[str] = []
 
     async def pump(work: Any) -> Any:
-        asked.append({store_sql.ANY_EXPIRED: "expired", store_sql.ORPHANED: "orphaned"}.get(work.sql, "?"))
+        known = {store_sql.ANY_EXPIRED: "expired", store_sql.ORPHANED: "orphaned"}
+        asked.append(known.get(work.sql, "?") if isinstance(work, db.Op) else "?")
         return engine.do(work)
 
     now = time.monotonic()
     monkeypatch.setattr("taskrunner.leases.time.monotonic", lambda: now)
     rescuer = Rescuer(pump, 3)
-    for seconds in (0, 19, 2, 30, 30, 30):
+    for seconds in (0, 5, 54, 1, 5):
         now += seconds
         await rescuer.round()
-    assert asked == ["expired", "orphaned"] * 2 + ["expired"] * 2 + ["expired", "orphaned"] + ["expired"]
+    assert asked == ["expired", "orphaned", "expired", "expired", "expired", "orphaned", "expired"]
+    asked.clear()
+    engine.do(runner_store.end_leases([engine.join()]))
+    for seconds in (0, 5, 14, 2, 5):
+        now += seconds
+        await rescuer.round()
+    assert [what for what in asked if what != "?"] == ["expired", "orphaned"] * 3 + ["expired"] * 2
     asked.clear()
     await rescuer.round(died=False)
     assert asked == []
