@@ -109,6 +109,11 @@ class Team:
                 said = _last_words(log.read_text(errors="replace"))
                 raise BenchError(f"{Path(str(process.args[0])).name} left with {process.returncode}: {said}")  # type: ignore[index]  # args is the list we gave
 
+    def checked(self) -> Progress:
+        """Return what they have run so far, once none has left with an error."""
+        self.check()
+        return self.progress()
+
     def said(self) -> str:
         """Return the last words of all, for an error's message."""
         return " | ".join(_last_words(log.read_text(errors="replace")) for log in self._logs)

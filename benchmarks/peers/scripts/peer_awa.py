@@ -1,4 +1,4 @@
-"""awa-pg, in its own environment: a core in Rust, handlers in Python, queue storage (its default since 0.6)."""
+"""awa-pg, in its own environment: a core in Rust, handlers in Python, queue storage."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class AwaContestant:
     async def setup(self, url: str) -> None:
         client = AsyncClient(url)
         await client.migrate()
+        await client.install_queue_storage()
         await client.close()
 
     @asynccontextmanager
