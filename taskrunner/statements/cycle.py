@@ -40,6 +40,8 @@ COUNTED = """counted AS (
 )"""
 
 # End what has succeeded: `locked` is the fence; the row leaves `task` and enters history here, and the counts with it.
+# Each row is looked up by the primary key: by task_running, which `state = 'running'` would allow, the planner has been
+# seen to walk all that was ever claimed while an old snapshot kept vacuum from removing it (NOT IN says the same).
 # Then mark what has started. Either may be empty. The first part of both cycles.
 _ENDING = (
     """
@@ -48,10 +50,13 @@ WITH ending AS MATERIALIZED (
                          %(run_seconds)s::float8[], %(ages)s::float8[])
                   AS e(id, claim_no, state, result, run_seconds, age)
 ), locked AS MATERIALIZED (
-    SELECT t.id FROM taskrunner.task t
-     WHERE t.id = ANY(%(ids)s::uuid[]) AND t.runner_id = %(runner_id)s AND t.state = 'running'
-       AND EXISTS (SELECT FROM ending e WHERE e.id = t.id AND e.claim_no = t.claim_no)
-     ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
+    SELECT l.id
+      FROM ending e
+     CROSS JOIN LATERAL (
+           SELECT t.id FROM taskrunner.task t
+            WHERE t.id = e.id AND t.claim_no = e.claim_no
+              AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
+              FOR UPDATE SKIP LOCKED) l
 ), gone AS (
     DELETE FROM taskrunner.task t WHERE t.id = ANY(ARRAY(SELECT l.id FROM locked l)) RETURNING t.*
 ), ended AS (
@@ -69,12 +74,14 @@ WITH ending AS MATERIALIZED (
     + COUNTED
     + """,
 begun AS MATERIALIZED (
-    SELECT t.id, m.age
+    SELECT l.id, m.age
       FROM unnest(%(started_ids)s::uuid[], %(started_claim_nos)s::bigint[], %(started_ages)s::float8[])
            AS m(id, claim_no, age)
-      JOIN taskrunner.task t ON t.id = m.id
-     WHERE t.claim_no = m.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
-     ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
+     CROSS JOIN LATERAL (
+           SELECT t.id FROM taskrunner.task t
+            WHERE t.id = m.id AND t.claim_no = m.claim_no
+              AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
+              FOR UPDATE SKIP LOCKED) l
 ), marked AS (
     UPDATE taskrunner.task t SET started_at = taskrunner.clock() - make_interval(secs => b.age)
       FROM begun b WHERE t.id = b.id

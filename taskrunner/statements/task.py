@@ -2,7 +2,8 @@
 
 Every write after a claim carries the fence: `id`, `claim_no` and `runner_id` match and the state is `running`.
 Rows that somebody else has locked are skipped (`SKIP LOCKED`), so that one foreign lock never stalls a batch; the
-store reports them as left over, and they are tried again.
+store reports them as left over, and they are tried again. `state NOT IN (…)` is `= 'running'` in words that keep the
+planner from the index task_running: see `cycle`.
 """
 
 from taskrunner.statements.cycle import COUNTED
@@ -18,7 +19,7 @@ WITH ending AS MATERIALIZED (
     SELECT t.id, e.delay, e.error::jsonb AS error, e.run_seconds,
            greatest(extract(epoch FROM taskrunner.clock() - t.maturity_at) - e.age, 0)::float8 AS wait_seconds
       FROM taskrunner.task t JOIN ending e ON e.id = t.id
-     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 ), retried AS (
 UPDATE taskrunner.task t
@@ -44,7 +45,7 @@ WITH ending AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[], %(delays)s::float8[]) AS e(id, claim_no, delay)
 ), locked AS MATERIALIZED (
     SELECT t.id, e.delay FROM taskrunner.task t JOIN ending e ON e.id = t.id
-     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 )
 UPDATE taskrunner.task t
@@ -64,7 +65,7 @@ WITH ending AS MATERIALIZED (
                   AS e(id, claim_no, errors, run_seconds, age)
 ), locked AS MATERIALIZED (
     SELECT t.id FROM taskrunner.task t JOIN ending e ON e.id = t.id
-     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 ), gone AS (
     DELETE FROM taskrunner.task t WHERE t.id = ANY(ARRAY(SELECT l.id FROM locked l)) RETURNING t.*
@@ -94,7 +95,7 @@ RELEASE = """
 WITH locked AS MATERIALIZED (
     SELECT t.id FROM taskrunner.task t
       JOIN unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[]) AS e(id, claim_no) ON e.id = t.id
-     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 )
 UPDATE taskrunner.task t
@@ -124,7 +125,8 @@ SELECT e.id, EXISTS (SELECT FROM taskrunner.task t WHERE t.id = e.id AND t.claim
 MARK_STARTED = """
 WITH locked AS MATERIALIZED (
     SELECT t.id FROM taskrunner.task t
-     WHERE t.id = %(id)s AND t.claim_no = %(claim_no)s AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     WHERE t.id = %(id)s AND t.claim_no = %(claim_no)s AND t.runner_id = %(runner_id)s
+       AND t.state NOT IN ('pending', 'blocked')
        FOR UPDATE SKIP LOCKED
 )
 UPDATE taskrunner.task t SET started_at = taskrunner.clock() FROM locked l WHERE t.id = l.id
@@ -136,7 +138,7 @@ WITH locked AS MATERIALIZED (
     SELECT t.id, n.progress FROM taskrunner.task t
       JOIN unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[], %(progresses)s::text[]) AS n(id, claim_no, progress)
            ON n.id = t.id
-     WHERE t.claim_no = n.claim_no AND t.runner_id = %(runner_id)s AND t.state = 'running'
+     WHERE t.claim_no = n.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 )
 UPDATE taskrunner.task t SET progress = l.progress::jsonb FROM locked l WHERE t.id = l.id

@@ -48,14 +48,14 @@ class Bug:
     check: Callable[[Engine], None]
 
 
-RUNNER_FENCE = "AND t.runner_id = %(runner_id)s AND t.state = 'running'"
-NO_RUNNER_FENCE = "AND %(runner_id)s::uuid IS NOT NULL AND t.state = 'running'"
+RUNNER_FENCE = "AND t.runner_id = %(runner_id)s AND t.state NOT"
+NO_RUNNER_FENCE = "AND %(runner_id)s::uuid IS NOT NULL AND t.state NOT"
 CLAIM_FENCE = "WHERE t.claim_no = e.claim_no AND"
 DUE = "AND t.maturity_at <= taskrunner.clock()"
 
 BUGS = {
     "a finish acknowledged by id alone": Bug(
-        cycle_sql, "CYCLE", "e.id = t.id AND e.claim_no = t.claim_no", "e.id = t.id", stale_writes_are_refused
+        cycle_sql, "CYCLE", "t.id = e.id AND t.claim_no = e.claim_no", "t.id = e.id", stale_writes_are_refused
     ),
     "a finish of any runner's": Bug(cycle_sql, "CYCLE", RUNNER_FENCE, NO_RUNNER_FENCE, strangers_writes_are_refused),
     "a retry without the claim's number": Bug(task_sql, "RETRY", CLAIM_FENCE, "WHERE", stale_writes_are_refused),
