@@ -104,11 +104,11 @@ def show(as_json: AsJson = False) -> None:
 
     Secrets are masked.
     """
-    from taskrunner.console import show_settings
+    from taskrunner import console
     from taskrunner.settings import explain, load
 
     found = explain(load())
-    emit(found, as_json, lambda: show_settings(found))
+    emit(found, as_json, lambda: console.show_settings(found))
 
 
 @config.command(epilog="Example: taskrunner config check")

@@ -28,10 +28,9 @@ def list_(
 
     Those that were requeued are left out, unless --all is given.
     """
-    from taskrunner import reads
+    from taskrunner import console, reads
     from taskrunner.cli.options import since as since_when
     from taskrunner.cli.session import emit, session, talk
-    from taskrunner.console import show_dead
 
     with session() as opened:
         now = opened.run(reads.now())
@@ -39,7 +38,7 @@ def list_(
             type=type_, queue=queue, tenant=tenant, since=since_when(since, now), limit=limit, after=after
         )
         found = opened.run(reads.dead_letters(wanted, requeued=requeued))
-    emit(found, as_json, lambda: show_dead(found, now))
+    emit(found, as_json, lambda: console.show_dead(found, now))
     if len(found) == limit:
         talk(f"there may be more: --after {found[-1].id}")
 
@@ -47,16 +46,15 @@ def list_(
 @app.command(epilog="Example: taskrunner dead show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
 def show(id_: TaskId, as_json: AsJson = False) -> None:
     """Show a dead letter with all its errors."""
-    from taskrunner import reads
+    from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
-    from taskrunner.console import show_task
     from taskrunner.errors import NotFound
 
     with session() as opened:
         found = opened.run(reads.dead_letter_by_id(id_))
     if found is None:
         raise NotFound(f"no dead letter {id_}: `taskrunner dead list` shows what there is")
-    emit(found, as_json, lambda: show_task(found))
+    emit(found, as_json, lambda: console.show_task(found))
 
 
 @app.command(epilog="Example: taskrunner dead requeue 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")

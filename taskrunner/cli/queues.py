@@ -16,13 +16,12 @@ Name = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.")]
 @app.command("list", epilog="Example: taskrunner queues list --json")
 def list_(as_json: AsJson = False) -> None:
     """List queues with what waits and runs in them."""
-    from taskrunner import reads
+    from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
-    from taskrunner.console import show_queues
 
     with session() as opened:
         found = opened.run(reads.queues())
-    emit(found, as_json, lambda: show_queues(found))
+    emit(found, as_json, lambda: console.show_queues(found))
 
 
 @app.command(epilog="Example: taskrunner queues pause mail")

@@ -20,10 +20,9 @@ def list_(as_json: AsJson = False) -> None:
 
     One whose lease is over counts as dead: its tasks are taken back.
     """
-    from taskrunner import reads
+    from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
-    from taskrunner.console import WIDE, screen, show_runners
 
     with session() as opened:
         found = opened.run(reads.runners())
-    emit(found, as_json, lambda: show_runners(found, ids=screen().width >= WIDE))
+    emit(found, as_json, lambda: console.show_runners(found, ids=console.screen().width >= console.WIDE))

@@ -24,13 +24,12 @@ Tenant = Annotated[str, typer.Option(help="Whose schedule it is.")]
 @app.command("list", epilog="Example: taskrunner schedules list")
 def list_(as_json: AsJson = False) -> None:
     """List schedules, the next to tick first."""
-    from taskrunner import reads
+    from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
-    from taskrunner.console import show_schedules
 
     with session() as opened:
         found, now, there = opened.run(reads.schedules()), opened.run(reads.now()), opened.run(reads.runners())
-    emit(found, as_json, lambda: show_schedules(found, now, there))
+    emit(found, as_json, lambda: console.show_schedules(found, now, there))
 
 
 @app.command("next", epilog="Example: taskrunner schedules next DailyReport --count 5")
@@ -47,8 +46,8 @@ def next_(
     They are in the schedule's own time zone and in UTC; of a paused one, those after a resume now. Without NAME, of all
     schedules that are not paused, the first one first.
     """
+    from taskrunner import console
     from taskrunner.cli.session import emit, session
-    from taskrunner.console import show_instants
     from taskrunner.store import timetable
 
     with session() as opened:
@@ -57,12 +56,12 @@ def next_(
             return
         found = opened.run(timetable.get(name, tenant or "default"))
     due = timetable.ahead(found, count or 5)
-    emit(due, as_json, lambda: show_instants(due, found.timezone))
+    emit(due, as_json, lambda: console.show_instants(due, found.timezone))
 
 
 def _next_of_all(found: list[Schedule], count: int, as_json: bool) -> None:
+    from taskrunner import console
     from taskrunner.cli.session import emit, talk
-    from taskrunner.console import show_upcoming
     from taskrunner.errors import TriggerInvalid
     from taskrunner.store import timetable
 
@@ -74,7 +73,7 @@ def _next_of_all(found: list[Schedule], count: int, as_json: bool) -> None:
             talk(f"{each.name}: {error}")
     ticks.sort(key=lambda tick: (tick[0], tick[1].name))
     rows = [{"name": one.name, "tenant": one.tenant, "timezone": one.timezone, "due_at": due} for due, one in ticks]
-    emit(rows, as_json, lambda: show_upcoming([(one.name, one.timezone, due) for due, one in ticks]))
+    emit(rows, as_json, lambda: console.show_upcoming([(one.name, one.timezone, due) for due, one in ticks]))
 
 
 @app.command(epilog="Example: taskrunner schedules pause DailyReport")

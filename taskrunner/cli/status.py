@@ -31,15 +31,15 @@ def status(watch: Watch = False, as_json: AsJson = False) -> None:
     Pending tasks include due and retrying ones; what ended counts for 24 hours, dead tasks until somebody deals with
     them.
     """
+    from taskrunner import console
     from taskrunner.cli.session import emit, session
-    from taskrunner.console import screen, show_status
 
     with session() as opened:
         if watch:
             _watch(opened, as_json)
             return
         found, now = _look(opened.connection)
-        emit(found, as_json, lambda: show_status(found, now, width=screen().width))
+        emit(found, as_json, lambda: console.show_status(found, now, width=console.screen().width))
 
 
 def _look(connection: Connection[Any]) -> tuple[Status, datetime]:

@@ -29,10 +29,9 @@ def list_(
 
     A full page ends with how to get the next one.
     """
-    from taskrunner import reads
+    from taskrunner import console, reads
     from taskrunner.cli.options import since as since_when
     from taskrunner.cli.session import emit, session, talk
-    from taskrunner.console import show_tasks
 
     with session() as opened:
         now = opened.run(reads.now())
@@ -46,7 +45,7 @@ def list_(
             after=after,
         )
         found = opened.run(reads.list_tasks(wanted))
-    emit(found, as_json, lambda: show_tasks(found, now))
+    emit(found, as_json, lambda: console.show_tasks(found, now))
     if len(found) == limit:
         talk(f"there may be more: --after {found[-1].id}")
 
@@ -54,16 +53,15 @@ def list_(
 @app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --json")
 def show(id_: TaskId, as_json: AsJson = False) -> None:
     """Show one task with its result and errors."""
-    from taskrunner import reads
+    from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
-    from taskrunner.console import show_task
     from taskrunner.errors import NotFound
 
     with session() as opened:
         found, why = opened.run(reads.task_by_id(id_)), opened.run(reads.unattended(id_))
     if found is None:
         raise NotFound(f"no task {id_}: it was never stored, or retention has removed it")
-    emit(found, as_json, lambda: show_task(found, why))
+    emit(found, as_json, lambda: console.show_task(found, why))
 
 
 @app.command(epilog="Example: taskrunner tasks cancel 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")

@@ -5,19 +5,23 @@ Nothing here reads the database or decides anything. Colours go to terminals onl
 
 from __future__ import annotations
 
-from taskrunner.console.detail import show_task
-from taskrunner.console.lists import (
-    show_dead,
-    show_instants,
-    show_queues,
-    show_runners,
-    show_schedules,
-    show_settings,
-    show_tasks,
-    show_upcoming,
-)
-from taskrunner.console.overview import WIDE, show_status, status_line, watch
-from taskrunner.console.screen import cell, screen, waiting
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskrunner.console.detail import show_task
+    from taskrunner.console.lists import (
+        show_dead,
+        show_instants,
+        show_queues,
+        show_runners,
+        show_schedules,
+        show_settings,
+        show_tasks,
+        show_upcoming,
+    )
+    from taskrunner.console.overview import WIDE, show_status, status_line, watch
+    from taskrunner.console.screen import cell, screen, waiting
 
 __all__ = [
     "WIDE",
@@ -37,3 +41,17 @@ __all__ = [
     "waiting",
     "watch",
 ]
+
+# Loaded with the first thing that is shown: whoever asks for JSON does not wait for rich.
+_PLACES = {
+    **dict.fromkeys(("cell", "screen", "waiting"), "screen"),
+    **dict.fromkeys(("WIDE", "show_status", "status_line", "watch"), "overview"),
+    "show_task": "detail",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_PLACES.get(name, 'lists')}"), name)
+    return value
