@@ -119,7 +119,7 @@ async def _aexecute(conn: AsyncConnection[Any], op: Op[T]) -> T:
 def numbered(sql: str) -> tuple[bytes, tuple[str, ...]]:
     """Return a statement with `$1` for the first of its `%(names)s`, and so on, and the names in that order."""
     names = tuple(dict.fromkeys(_NAME.findall(sql)))
-    text = _NAME.sub(lambda found: f"${names.index(found[1]) + 1}", sql)
+    text = _NAME.sub(lambda found: f"${names.index(found[1]) + 1}", in_schema(sql))
     return text.replace("%%", "%").encode(), names
 
 
@@ -128,6 +128,27 @@ _NAME = re.compile(r"%\((\w+)\)[sb]")
 
 def _ordered(params: Mapping[str, Any], names: tuple[str, ...]) -> list[Any] | None:
     return [params[name] for name in names] if names else None
+
+
+SCHEMA = "taskrunner"
+_schema = SCHEMA
+
+
+def schema_name() -> str:
+    """Return the schema that this process works in."""
+    return _schema
+
+
+def use_schema(name: str) -> None:
+    """Let all statements and channels of this process, from now on, mean those of another schema: for `bench`."""
+    global _schema
+    _schema = name
+    numbered.cache_clear()
+
+
+def in_schema(text: str) -> str:
+    """Return SQL, or a channel's name, with the schema that this process works in."""
+    return text if _schema == SCHEMA else text.replace(SCHEMA, _schema)
 
 
 # OperationalErrors by class, after which the connection is well and the statement may be repeated.
@@ -147,7 +168,7 @@ def translated() -> Iterator[None]:
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn) as error:
         raise SchemaBehind(f"{_first_line(error)}: run `taskrunner migrate`") from error
     except psycopg.errors.UndefinedFunction as error:
-        if "taskrunner." not in str(error):
+        if f"{_schema}." not in str(error):
             raise
         raise SchemaBehind(f"{_first_line(error)}: run `taskrunner migrate`") from error
     except _STATEMENT_ONLY:

@@ -50,7 +50,7 @@ class Listener:
         conn = await db.aconnect(self._url, name="taskrunner listen", prepare=False)
         try:
             for channel in (CHANNEL, CANCEL_CHANNEL):
-                await _ask(conn, psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
+                await _ask(conn, psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(db.in_schema(channel))))
             connected()
             self.connected.set()
             events.emit(events.Listening, conn.info.backend_pid)
@@ -64,7 +64,7 @@ class Listener:
     def _heed(self, notify: psycopg.Notify) -> None:
         """A payload that we cannot read is somebody else's: it only says that something may have happened."""
         try:
-            if notify.channel == CANCEL_CHANNEL:
+            if notify.channel == db.in_schema(CANCEL_CHANNEL):
                 self._on_cancel(UUID(notify.payload))
             else:
                 self._on_due(hint(notify.payload))
