@@ -19,7 +19,7 @@ from benchmarks.harness.results import Figure, at_least, at_most, percentile, ra
 from benchmarks.harness.server import StatementLog
 from taskrunner.testing.database import Database
 
-TASKS = 60_000
+TASKS = 100_000
 MILLION = 1_000_000
 CLAIM = r"claimed AS"
 EMPTY = "empty"

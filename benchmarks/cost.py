@@ -9,7 +9,7 @@ from benchmarks.harness.filling import Batch, add_tasks
 from benchmarks.harness.results import Figure, at_most
 from benchmarks.harness.server import Cost
 
-TASKS = 100_000
+TASKS = 200_000
 PAGE = 8192
 STATISTICS_SECONDS = 1.5  # until the counters of ended sessions are to be seen
 

@@ -15,8 +15,8 @@ from benchmarks.harness.processes import Command, ours
 from benchmarks.harness.results import Figure, at_least, ratios
 from benchmarks.published import against_peers
 
-TASKS = 100_000
-SLOW_TASKS = 30_000
+TASKS = 200_000
+SLOW_TASKS = 40_000
 
 NEWCOMER = """
 from benchmarks.probe import ran

@@ -10,7 +10,7 @@ from benchmarks.harness.results import Figure, at_least, ratios
 from taskrunner.statements import task as statements
 from taskrunner.testing.database import Database
 
-TASKS, TENANTS = 60_000, 1000
+TASKS, TENANTS = 100_000, 1000
 FAIR = "INSERT INTO taskrunner.queue_settings (queue, fair) VALUES ('default', true)"
 
 

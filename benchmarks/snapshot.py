@@ -16,15 +16,19 @@ from taskrunner.testing.database import Database
 
 WINDOW, BEFORE, HELD, AFTER = 10.0, 20.0, 60.0, 60.0
 WARM = 3.0
-SUPPLY = 32_000  # tasks a second: more than a runner takes
+TRIAL = 60_000  # tasks, drained first: how many will be needed
+PLENTY = 1.3  # more than the trial's rate asks for
 
 
 def held_snapshot(context: Context) -> list[Figure]:
     """Compare each window of 10 s with the windows before, in one drain that never runs dry."""
     window = max(WINDOW * context.scale, 1.0)
     before, held, after = (max(length * context.scale, 2 * window) for length in (BEFORE, HELD, AFTER))
-    supply = int(SUPPLY * (WARM + before + held + after))
     with context.bench.database() as db:
+        context.tell("a trial, for the number of tasks")
+        trial = context.scaled(TRIAL, 5000)
+        add_tasks(db, Batch(trial))
+        supply = int(context.drained(db, runner(db.url), trial).rate * PLENTY * (WARM + before + held + after))
         context.tell(f"filling with {supply:,} tasks")
         add_tasks(db, Batch(supply))
         with team(runner(db.url)) as workers:

@@ -15,7 +15,7 @@ from awa import AsyncClient
 from benchmarks.contest import main
 from benchmarks.probe import ran
 
-WORKERS = int(os.environ.get("BENCH_CONCURRENCY", "512"))
+WORKERS = int(os.environ.get("BENCH_CONCURRENCY", "1024"))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from benchmarks.contest import main
 from benchmarks.probe import ran
 
 CHILDREN = os.environ.get("BENCH_CONCURRENCY", "1")
-POOL = os.environ.get("BENCH_POOL", "prefork")
+POOL = os.environ.get("BENCH_POOL", "solo")
 
 
 def app_of(url: str) -> Celery:

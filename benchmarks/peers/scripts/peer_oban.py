@@ -16,7 +16,7 @@ from oban.schema import install
 from benchmarks.contest import main
 from benchmarks.probe import ran
 
-LIMIT = int(os.environ.get("BENCH_CONCURRENCY", "100"))
+LIMIT = int(os.environ.get("BENCH_CONCURRENCY", "500"))
 
 
 @worker(queue="default")

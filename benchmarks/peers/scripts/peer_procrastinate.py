@@ -12,7 +12,7 @@ from procrastinate import App, PsycopgConnector
 from benchmarks.contest import main
 from benchmarks.probe import ran
 
-CONCURRENCY = int(os.environ.get("BENCH_CONCURRENCY", "20"))
+CONCURRENCY = int(os.environ.get("BENCH_CONCURRENCY", "10"))
 
 
 def app_of(url: str) -> App:
