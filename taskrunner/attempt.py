@@ -236,6 +236,11 @@ class Attempt:
         if self._handle is not None:
             self._handle.cancel()
 
+    def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether this asyncio task is the one that the task's coroutine runs in."""
+        handle = self._handle
+        return handle is not None and handle.runs_in(task)
+
     def unrun(self) -> Transition | None:
         """Return what becomes of a claim that was stopped before its task ran."""
         if self.stop_reason is Stop.LOST:

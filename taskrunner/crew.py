@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from taskrunner import events
@@ -168,9 +169,11 @@ class Crew:
         self._held.clear()
         self.outbox = Outbox(self._settled)
 
-    def names(self) -> list[str]:
-        """Name what runs, for the watchdog; called from its thread."""
-        return [f"{attempt.claim.type} {attempt.claim.id}" for attempt in self.active.copy()]
+    def names(self, current: asyncio.Task[Any] | None) -> list[str]:
+        """Name the task that is in this asyncio task, else all that run, for the watchdog; called from its thread."""
+        active = self.active.copy()
+        named = [attempt for attempt in active if attempt.runs_in(current)] or active
+        return [f"{attempt.claim.type} {attempt.claim.id}" for attempt in named]
 
     # ── one attempt ──────────────────────────────────────────────────────────────────────────────────────────────
 

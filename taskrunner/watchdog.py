@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,11 @@ class Watchdog:
     def __init__(
         self,
         *,
-        running: Callable[[], Iterable[str]],
+        running: Callable[[asyncio.Task[Any] | None], Iterable[str]],
         threshold: timedelta = timedelta(seconds=1),
         report: Callable[[Blockage], None] | None = None,
     ) -> None:
-        """Take `running`, which names the tasks on the loop and is called in the watchdog's thread."""
+        """Take `running`, called in the watchdog's thread: it names the task that is in this asyncio task, else all."""
         self._running = running
         self._threshold = threshold.total_seconds()
         self._report = report or _warn
@@ -93,7 +93,7 @@ class Watchdog:
                 # through which this thread did not look either.
                 looks += 1
                 if looks >= _LOOKS and not self._reported:
-                    self._tell(_name_stuck(loop, self._names()), _where(ident))
+                    self._tell(self._names(asyncio.current_task(loop)), _where(ident))
             if self._stop.wait(self._threshold / _LOOKS):
                 return
 
@@ -109,12 +109,12 @@ class Watchdog:
 
     def _answer(self) -> None:
         if not self._reported and time.monotonic() - self._asked_at > 2 * self._threshold:
-            self._tell(self._names(), "")
+            self._tell(self._names(None), "")
         self._answered.set()
 
-    def _names(self) -> tuple[str, ...]:
+    def _names(self, current: asyncio.Task[Any] | None) -> tuple[str, ...]:
         try:
-            return tuple(self._running())
+            return tuple(self._running(current))
         except RuntimeError:  # the loop's thread changed the collection meanwhile: it is no longer blocked
             return ()
 
@@ -125,12 +125,6 @@ class Watchdog:
 
 def _warn(blockage: Blockage) -> None:
     log.warning("%s", blockage)
-
-
-def _name_stuck(loop: AbstractEventLoop, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the one task whose asyncio task the loop is in, or all where that is a subtask or unknown."""
-    current = asyncio.current_task(loop)
-    return (current.get_name(),) if current is not None and current.get_name() in names else names
 
 
 def _where(ident: int) -> str:

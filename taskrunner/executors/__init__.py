@@ -6,9 +6,7 @@ raises, SystemExit included, ever travels through the runner's own stack.
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from asyncio import CancelledError
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -16,7 +14,6 @@ from taskrunner.executors.call import (
     BrokeOff,
     Call,
     CallEnd,
-    NoCapacity,
     OnMessage,
     OnRequest,
     Refused,
@@ -37,7 +34,6 @@ __all__ = [
     "Done",
     "Executors",
     "Handle",
-    "NoCapacity",
     "OnMessage",
     "OnRequest",
     "Refused",
@@ -99,30 +95,6 @@ class Executors:
         The end is what the call came to, `Stopped` if it was cancelled before, `Refused` if it could not be begun.
         """
         return self._starts[call.executor](call, done)
-
-    async def run(self, call: Call) -> RunEnd:
-        """Run the call and return what it came to; when cancelled, stop it and raise CancelledError.
-
-        Raises NoCapacity where it was refused. A second cancel waits for nothing.
-        """
-        told: asyncio.Future[CallEnd] = asyncio.get_running_loop().create_future()
-        handle = self.start_call(call, told.set_result)
-        try:
-            await asyncio.wait((told,))
-        except CancelledError:
-            handle.cancel()
-            try:
-                await asyncio.wait((told,))
-            finally:
-                handle.cancel()
-            raise
-        match told.result():
-            case Stopped():
-                raise CancelledError
-            case Refused(reason):
-                raise NoCapacity(reason)
-            case end:
-                return end
 
     @property
     def strays(self) -> int:

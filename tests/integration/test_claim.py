@@ -15,7 +15,7 @@ from taskrunner import db, register_task
 from taskrunner.store import runner as runner_store
 from taskrunner.store import steering
 from taskrunner.store import task as store
-from taskrunner.store.task import Cycle, Ending
+from taskrunner.store.task import Cycle, Ending, Floor, Front
 from taskrunner.task import Task
 from tests.engine import Engine, claim, fronts, holding, ids_of
 from tests.plans import Plan, explain
@@ -219,6 +219,30 @@ def test_rows_of_foreign_types_immature_ones_and_other_queues_cost_the_claim_not
     survey = explain(engine.conn, store.survey(["default"], ["T"]))
     assert survey.indexes("task") == {"task_claim"}
     assert survey.touched("task") <= 30
+
+
+def test_what_an_old_snapshot_keeps_costs_neither_the_claim_nor_the_finish(engine: Engine) -> None:
+    """SPEC CLM 20: 200,000 tasks have come and gone; their index entries stay while somebody looks back."""
+    engine.conn.execute("ALTER TABLE taskrunner.task SET (autovacuum_enabled = off)")
+    engine.flood(200_000, maturity_at=("now() - interval '1 hour'",))
+    engine.conn.execute("ANALYZE taskrunner.task")
+    runner = engine.join()
+    with psycopg.connect(engine.url) as onlooker:
+        onlooker.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        onlooker.execute("SELECT txid_current()")
+        engine.conn.execute("UPDATE taskrunner.task SET state = 'running', runner_id = %s, claim_no = 1", [runner])
+        engine.conn.execute("DELETE FROM taskrunner.task")
+        engine.flood(1000, maturity_at=("now() - interval '1 minute'",))
+        first = engine.claim(runner, 100)
+        floor = Floor(first[0].maturity_at, first[0].id)
+        endings = [Ending(claim.id, claim.claim_no) for claim in first]
+        for fronts in ([Front("T", 100, floor)], [Front("T", 100, floor), Front("U", 100)]):
+            asked = Cycle(runner, endings, fronts=fronts, room=100)
+            for generic in (False, True):
+                plan = explain(engine.conn, store.cycle(asked), generic=generic)
+                assert plan.indexes("task") == {"task_claim", "task_pkey"}
+                assert plan.touched("task") <= 1000
+                assert plan.buffers() < 10_000, "a walk through what is dead costs 200,000"
 
 
 # ── types that a runner does not know ────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 import pytest
 
-from taskrunner.executors import BrokeOff, Call, CallEnd, Executors, NoCapacity, Refused, Returned, Stopped
+from taskrunner.executors import BrokeOff, Call, CallEnd, Executors, Refused, Returned, Stopped
 from taskrunner.task import Task
 from tests.calls import Started, ended
 
@@ -565,24 +565,3 @@ async def test_an_outcome_keeps_no_local_of_the_failed_run_alive(executor: Liter
         await ended(pool, call(async_run if executor == "loop" else run, executor))
         held = [value for frame in sys._current_frames().values() for value in frame.f_locals.values()]
     assert not [value for value in held if isinstance(value, Big)]
-
-
-async def test_the_awaitable_way_stops_its_call_when_it_is_cancelled_and_raises_when_it_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def run() -> str:
-        with suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        return "ended all the same"
-
-    def start(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    async with executors() as pool:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(pool.run(call(run, "loop")), 0.01)
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", start)
-            with pytest.raises(NoCapacity, match="ulimit -u"):
-                await pool.run(call(lambda: None, "thread"))
-        assert await pool.run(call(lambda: "again", "thread")) == Returned("again")
