@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from taskrunner.db import Op, Steps, Work
+from taskrunner.db import Op, Steps
 from taskrunner.intake import aliases_of
 from taskrunner.registry import Registry
 from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask, Stored, store
@@ -17,10 +17,10 @@ from taskrunner.store.task import announce
 class Admission(Protocol):
     """Tasks on their way in."""
 
-    def first(self) -> Work[Stored]:
+    def first(self) -> Steps[Stored]:
         """Return what stores them when it has not been tried yet."""
 
-    def again(self) -> Work[Stored]:
+    def again(self) -> Steps[Stored]:
         """Return what stores them unless an earlier try, whose reply was lost, has done so."""
 
 
@@ -32,13 +32,13 @@ class One(Admission):
     task: NewTask
     idempotency: Idempotency | None = None
 
-    def first(self) -> Work[Stored]:
+    def first(self) -> Steps[Stored]:
         """Return the plain insert, if neither the id nor a key can be there already."""
         if self.task.fresh and self.task.unique_key is None and self.idempotency is None:
-            return insert(self.task)
+            return _transaction(insert(self.task))
         return _careful(self.registry, [self.task], self.idempotency, fresh=self.task.fresh)
 
-    def again(self) -> Work[Stored]:
+    def again(self) -> Steps[Stored]:
         """Return the insert that looks everywhere."""
         return _careful(self.registry, [self.task], self.idempotency)
 
@@ -50,21 +50,20 @@ class Many(Admission):
     registry: Registry
     batch: Batch
 
-    def first(self) -> Work[Stored]:
+    def first(self) -> Steps[Stored]:
         """Return the plain insert, if no id and no key can be there already."""
         if self.batch.fresh and not self.batch.keys:
             return _transaction(insert_all(self.batch))
         return _careful(self.registry, self.batch.rows(), fresh=self.batch.fresh)
 
-    def again(self) -> Work[Stored]:
+    def again(self) -> Steps[Stored]:
         """Return the insert that looks everywhere."""
         return _careful(self.registry, self.batch.rows())
 
 
 def within(admission: Admission) -> Steps[list[Enqueued]]:
     """Store the tasks in the caller's transaction, whose commit tells the runners."""
-    first = admission.first()
-    stored = (yield first) if isinstance(first, Op) else (yield from first)
+    stored = yield from admission.first()
     if stored.due:
         yield announce(stored.due)
     answers: list[Enqueued] = stored.answers
@@ -72,7 +71,11 @@ def within(admission: Admission) -> Steps[list[Enqueued]]:
 
 
 def _transaction(op: Op[Stored]) -> Steps[Stored]:
-    """As in `taskrunner.confirmed`: the commit is sent after the insert's reply has come."""
+    """Make a transaction of it, whose commit is sent when the reply has come.
+
+    Sent by itself, an insert whose client has given up may lie in the server's socket, and take effect after the
+    client's repeat has been run and forgotten.
+    """
     stored: Stored = yield op
     return stored
 

@@ -21,8 +21,14 @@ from taskrunner.store.task import Due, announce
 
 log = logging.getLogger("taskrunner.herald")
 
-WINDOW = 0.005
-"""Seconds between two words of a door: see docs/decisions/008-coalesced-notify.md."""
+WINDOW = 0.01
+"""Seconds between two words of a door: see docs/decisions/009-coalesced-notify.md."""
+
+GRACE = 0.002
+"""Seconds that a waiting word is left for the next enqueue to take along, which is cheaper than a thread's waking."""
+
+LINGER = 1.0
+"""Seconds that the thread of a blocking door stays after the last word."""
 
 PATIENCE = 1.0
 """Seconds that a word may wait for a connection, or a door that closes for the last word: runners look as often."""
@@ -50,6 +56,10 @@ class _Pending:
         """Return the seconds until something may be told."""
         return max(0.0, self._open_at - time.monotonic())
 
+    def quiet(self) -> float:
+        """Return the seconds since something might have been told."""
+        return time.monotonic() - self._open_at
+
     def take(self) -> Op[None] | None:
         """Return what is to be told now, if anything is."""
         if not self._due_at:
@@ -61,40 +71,49 @@ class _Pending:
 
 
 class Herald:
-    """A blocking door's, callable from any thread. A word that must wait is sent by a timer's thread."""
+    """A blocking door's, callable from any thread. Words that nobody takes along go out by a thread of its own."""
 
     def __init__(self, send: Callable[[Op[None]], None]) -> None:
         self._send = send
         self._lock = threading.Lock()
         self._pending = _Pending()
-        self._timer: threading.Timer | None = None
-        self._armed = False
+        self._closing = threading.Event()
+        self._watch: threading.Thread | None = None
 
     def tell(self, due: Iterable[Due], since: float) -> None:
         """Tell the runners, now or soon, of tasks that are due so long after `since`; never raises."""
         with self._lock:
             self._pending.note(due, since)
-            wait = self._pending.wait()
-            op = None if wait and self._arm(wait) else self._pending.take()
+            op = None if self._pending.wait() and self._watched() else self._pending.take()
         self._out(op)
 
-    def _arm(self, seconds: float) -> bool:
-        """Let a timer send; False when there is no thread to be had any more, as at the interpreter's end."""
-        if not self._armed:
-            timer = threading.Timer(seconds, self._late)
-            timer.name, timer.daemon = "taskrunner herald", False  # the interpreter waits for the last word
+    def _watched(self) -> bool:
+        """Let a thread watch; False when there is none to be had any more, as at the interpreter's end."""
+        if self._watch is None:
+            watch = threading.Thread(target=self._look, name="taskrunner herald", daemon=False)
             try:
-                timer.start()
+                watch.start()
             except RuntimeError:
                 return False
-            self._timer, self._armed = timer, True
+            self._watch = watch
         return True
 
-    def _late(self) -> None:
-        with self._lock:
-            self._armed = False
-            op = self._pending.take()
-        self._out(op)
+    def _look(self) -> None:
+        """Send what nobody has taken along; stay for a while, since to start a thread costs as much as a NOTIFY."""
+        staying = True
+        while staying:
+            self._closing.wait(max(self._pending.wait(), WINDOW) + GRACE)
+            with self._lock:
+                op = None if self._pending.wait() else self._pending.take()
+                staying = bool(self._pending) or self._wanted()
+                if not staying:
+                    self._watch = None
+            self._out(op)
+
+    def _wanted(self) -> bool:
+        """The interpreter waits for this thread before it ends."""
+        over = self._closing.is_set() or not threading.main_thread().is_alive()
+        return not over and self._pending.quiet() < LINGER
 
     def _out(self, op: Op[None] | None) -> None:
         if op is None:
@@ -106,34 +125,35 @@ class Herald:
 
     def close(self) -> None:
         """Send what is still waiting, now."""
+        self._closing.set()
         with self._lock:
-            op, timer = self._pending.take(), self._timer
+            op, watch = self._pending.take(), self._watch
         self._out(op)
-        if timer is not None:
-            timer.cancel()
-            timer.join(PATIENCE)
+        if watch is not None:
+            watch.join(PATIENCE)
 
 
 class AsyncHerald:
-    """An asynchronous door's. A word that must wait is sent in the background of its loop."""
+    """An asynchronous door's. Words that nobody takes along go out in the background of its loop."""
 
     def __init__(self, send: Callable[[Op[None]], Awaitable[None]]) -> None:
         self._send = send
         self._pending = _Pending()
-        self._waiting: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def tell(self, due: Iterable[Due], since: float) -> None:
         """Tell the runners, now or soon, of tasks that are due so long after `since`; never raises."""
         self._pending.note(due, since)
         if not self._pending.wait():
             await self._out(self._pending.take())
-        elif self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.create_task(self._late(), name="taskrunner herald")
+        elif self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._look(), name="taskrunner herald")
 
-    async def _late(self) -> None:
-        while self._pending:  # more may have come while the last word went out
-            await asyncio.sleep(self._pending.wait())
-            await self._out(self._pending.take())
+    async def _look(self) -> None:
+        while self._pending:
+            await asyncio.sleep(self._pending.wait() + GRACE)
+            if not self._pending.wait():
+                await self._out(self._pending.take())
 
     async def _out(self, op: Op[None] | None) -> None:
         if op is None:
@@ -146,9 +166,9 @@ class AsyncHerald:
     async def close(self) -> None:
         """Send what is still waiting, now."""
         await self._out(self._pending.take())
-        if self._waiting is not None:
-            await asyncio.wait({self._waiting}, timeout=PATIENCE)
-            self._waiting.cancel()
+        if self._watch is not None:
+            await asyncio.wait({self._watch}, timeout=PATIENCE)
+            self._watch.cancel()
 
 
 def _unheard(error: Exception) -> None:

@@ -21,7 +21,6 @@ from taskrunner import db, reads
 from taskrunner.access import database
 from taskrunner.admission import Admission, Many, One, within
 from taskrunner.borrowed import async_connection, sync_connection
-from taskrunner.confirmed import aperform, perform
 from taskrunner.db import Op, Work, arun, run
 from taskrunner.durations import as_delay
 from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument
@@ -163,7 +162,7 @@ class TaskQueue(_Door):
 
     def _once(self, work: Work[T]) -> T:
         with db.translated(), self._pool.connection() as conn:
-            return perform(conn, work)
+            return run(conn, work)
 
     def _send(self, op: Op[None]) -> None:
         with db.translated(), self._pool.connection(PATIENCE) as conn:
@@ -309,7 +308,7 @@ class AsyncTaskQueue(_Door):
     async def _once(self, work: Work[T]) -> T:
         with db.translated():
             async with self._pool.connection() as conn:
-                return await aperform(conn, work)
+                return await arun(conn, work)
 
     async def _send(self, op: Op[None]) -> None:
         with db.translated():

@@ -29,8 +29,8 @@ RETURNING k.task_id
 """
 
 # A task whose id was made just now: nobody can have sent it before, so nothing is looked for, a conflict is an error.
-# The reply is waited for before the commit (see `taskrunner.confirmed`): an INSERT that lost its client while it
-# was on the way never takes effect, and a repeat, by ADD, meets what did.
+# The commit must be sent after the reply has come, never with it: an INSERT that lost its client on the way takes no
+# effect then, and a repeat, by ADD, meets what did.
 ADD_ONE = """
 INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, meta, maturity_at, created_at)
 VALUES (%(id)s, %(tenant)s, %(queue)s, %(type)s, %(priority)s, %(payload)s::jsonb, %(max_retries)s, %(meta)s::jsonb,

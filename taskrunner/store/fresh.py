@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from taskrunner.confirmed import Confirmed
 from taskrunner.db import Op, Row, scalar
 from taskrunner.statements import enqueue as sql
 from taskrunner.store.enqueue import Enqueued, NewTask, Stored
@@ -71,7 +70,7 @@ class Batch:
         ]
 
 
-def insert(task: NewTask) -> Confirmed[Stored]:
+def insert(task: NewTask) -> Op[Stored]:
     """Insert a task without a unique key."""
     params = {
         "id": task.id,
@@ -90,7 +89,7 @@ def insert(task: NewTask) -> Confirmed[Stored]:
         due = Due(task.id, task.queue, task.priority, scalar(rows), task.type)
         return Stored([Enqueued(task.id, created=True)], [due])
 
-    return Confirmed(sql.ADD_ONE, params, stored)
+    return Op(sql.ADD_ONE, params, stored)
 
 
 def insert_all(batch: Batch) -> Op[Stored]:
