@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _LANES = 2
 _CLAIMS = 300  # in one cycle: with more of them each costs no less, but the reply keeps everybody waiting
+_GATHER = 0.002  # seconds from one cycle to the next, unless there is much to do: a quiet runner does not wait
 _MARK_AFTER = 0.25  # seconds: a run shorter than this never needs its start in the database
 _MARK_EVERY = 0.1
 _REST = 15.0  # seconds that a runner with nothing at all to do waits at most
@@ -50,7 +51,8 @@ class Cycles:
         self._claim_is_start = claim_is_start
         self.refusing = False  # claims that still come are given back
         self._poll = settings.poll.total_seconds()
-        self._second = max(1, settings.concurrency // 4)  # what makes a second cycle worth while beside one in flight
+        self._much = max(1, settings.concurrency // 4)  # what is worth a second cycle beside one in flight
+        self._sent_at = 0.0
         self._asked_for = 0  # claims that cycles in flight may bring
         self._surveying = False
         self._marked_at = 0.0
@@ -63,12 +65,14 @@ class Cycles:
 
     def take_off(self, runner_id: UUID, room: int) -> bool:
         """Send a cycle if there is a lane for it and enough to do."""
-        if not self._idle:
+        alone = len(self._idle) == _LANES
+        if not self._idle or (alone and self._gathering() and max(room, len(self._crew.outbox)) < self._much):
             return False
-        least = 1 if len(self._idle) == _LANES else self._second
+        least = 1 if alone else self._much
         plan = self._prospects.take() if room >= least else None
         if plan is None and not self._worth_writing(least):
             return False
+        self._sent_at = time.monotonic()
         self._spawn(self._cycle(self._idle.pop(), runner_id, plan, room if plan else 0))
         return True
 
@@ -82,11 +86,18 @@ class Cycles:
         """Return how long there is nothing to send, if nothing happens."""
         # While claims are held: endings that met a lock, starts to be marked.
         waits = [_MARK_AFTER if self._crew.held else _REST]
-        if room > 0:
-            waits.append(self._prospects.wait())
-            if not self._surveying:
-                waits.append(self._prospects.survey_at - time.monotonic())
-        return max(0.001, min(waits))
+        if len(self._idle) == _LANES:  # else a reply comes soon
+            if self._crew.outbox:
+                waits.append(self._gathering())
+            if room > 0:
+                waits.append(max(self._prospects.wait(), self._gathering()))
+        if room > 0 and not self._surveying:
+            waits.append(self._prospects.survey_at - time.monotonic())
+        return max(0.0005, min(waits))
+
+    def _gathering(self) -> float:
+        """Return the seconds for which little things to do are left to become more: a cycle of one task costs most."""
+        return max(0.0, self._sent_at + _GATHER - time.monotonic())
 
     def raise_failure(self) -> None:
         """Raise what the last failed flight failed of, once."""
