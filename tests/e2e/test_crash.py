@@ -101,6 +101,27 @@ def test_a_task_that_kills_its_runner_is_dead_after_three_and_all_claimed_beside
     assert {(end.state, end.tries) for end in ends} == {("succeeded", 0)}
 
 
+def test_kills_at_full_drain_lose_and_double_nothing(world: World) -> None:
+    """FAULTS F1, F3: with cycles in flight and hundreds of claims ahead, each task ends in exactly one row."""
+    ids = [answer.id for answer in world.queue.add_many([world.work.Nothing() for _ in range(20_000)])]
+    for ended in (2000, 8000, 14_000):
+        group = world.fleet.start("runner", **QUICK)
+        eventually(lambda ended=ended: _ended(world) >= ended, f"{ended} tasks have ended")
+        group.kill()
+    world.fleet.start("runner", **QUICK)
+    eventually(lambda: _ended(world) >= len(ids), "all tasks have ended")
+    assert world.value("SELECT count(*) FROM taskrunner.task") == 0
+    assert world.value("SELECT count(*) FROM taskrunner.dead_letter") == 0
+    ends = world.tables.execute("SELECT h.id, h.tries, h.state FROM taskrunner.task_history h").fetchall()
+    assert sorted(ends) == sorted((id_, 0, "succeeded") for id_ in ids)
+    assert world.value("SELECT sum(s.count)::int FROM taskrunner.task_stats s WHERE outcome = 'succeeded'") == len(ids)
+
+
+def _ended(world: World) -> int:
+    count: int = world.value("SELECT count(*) FROM taskrunner.task_history")
+    return count
+
+
 @pytest.mark.parametrize(
     ("type_", "seconds", "warning"),
     [("Nap", 7.0, ""), ("Block", 7.0, "the event loop has been blocked for"), ("Grip", 4.0, "the event loop")],

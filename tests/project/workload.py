@@ -55,6 +55,14 @@ def _told(path: str) -> bool:
     return os.path.exists(path) or os.path.exists(f"{path}.{os.getpid()}")  # noqa: PTH110 - a loop of stats
 
 
+@register_task("work.nothing")
+class Nothing(Task):
+    """Does nothing, as fast as it can, and notes nothing."""
+
+    async def run(self) -> None:
+        """Do nothing."""
+
+
 @register_task("work.nap")
 class Nap(Noted):
     """Sleeps politely."""
