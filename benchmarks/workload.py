@@ -30,7 +30,7 @@ from taskrunner.settings import load
 from taskrunner.store import runner as runner_store
 from taskrunner.store import task as store
 from taskrunner.store.runner import Process
-from taskrunner.store.task import Cycle, Ending
+from taskrunner.store.task import Cycle, Ending, Floor, Front
 
 
 class Feed:
@@ -87,12 +87,14 @@ async def bare(url: str, batch: int) -> None:
     process = Process(runner_id, "runner", "bench", 0, ("default",), ("bench.noop",), batch, "0")
     await arun(conn, runner_store.join(process, timedelta(minutes=10)))
     endings: list[Ending] = []
+    front = Front("bench.noop", 100)
     while True:
-        asked = Cycle(runner_id, endings=endings, queue="default", types=["bench.noop"], room=batch)
+        asked = Cycle(runner_id, endings=endings, queue="default", fronts=[front], room=batch)
         cycled = await arun(conn, store.cycle(asked))
         endings = [Ending(task.id, task.claim_no, 0.0001, 0.0002) for task in cycled.claimed]
         if not endings:
             break
+        front = front._replace(floor=Floor(cycled.claimed[0].maturity_at, cycled.claimed[0].id))  # as the runner does
         ran(len(endings))
     await conn.close()
 

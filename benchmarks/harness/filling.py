@@ -27,7 +27,8 @@ _ID = """(lpad(to_hex({base} + i / 4096), 12, '0') || '7' || lpad(to_hex(i %% 40
 
 _TASKS = f"""
 INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, maturity_at, created_at)
-SELECT {_ID.format(base="%(base)s::bigint")}, 'default' || coalesce(nullif(i %% %(tenants)s, 0)::text, ''), 'default',
+SELECT {_ID.format(base="%(base)s::bigint")},
+       'default' || coalesce(nullif(i * %(tenants)s::bigint / %(count)s, 0)::text, ''), 'default',
        %(kind)s, 100, jsonb_build_object('n', i), now() + %(due_in)s, now()
   FROM generate_series(0, %(count)s - 1) AS i
 """
@@ -55,7 +56,7 @@ SELECT m, '00000000-0000-7000-8000-000000000000', 'default', 'default', 'bench.k
 
 @dataclass(frozen=True)
 class Batch:
-    """Tasks of one kind: how many, when due, of how many tenants."""
+    """Tasks of one kind: how many, when due, of how many tenants, one behind the other."""
 
     count: int
     kind: str = "bench.noop"
