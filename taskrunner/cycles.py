@@ -54,6 +54,7 @@ class Cycles:
         self._much = max(1, settings.concurrency // 4)  # what is worth a second cycle beside one in flight
         self._sent_at = 0.0
         self._asked_for = 0  # claims that cycles in flight may bring
+        self._leaving = False  # a cycle has been sent that has not yet taken its letters
         self._surveying = False
         self._marked_at = 0.0
         self._failure: BaseException | None = None
@@ -66,13 +67,17 @@ class Cycles:
     def take_off(self, runner_id: UUID, room: int) -> bool:
         """Send a cycle if there is a lane for it and enough to do."""
         alone = len(self._idle) == _LANES
-        if not self._idle or (alone and self._gathering() and max(room, len(self._crew.outbox)) < self._much):
+        if (
+            not self._idle
+            or self._leaving
+            or (alone and self._gathering() and max(room, len(self._crew.outbox)) < self._much)
+        ):
             return False
         least = 1 if alone else self._much
         plan = self._prospects.take() if room >= least else None
         if plan is None and not self._worth_writing(least):
             return False
-        self._sent_at = time.monotonic()
+        self._sent_at, self._leaving = time.monotonic(), True
         self._spawn(self._cycle(self._idle.pop(), runner_id, plan, room if plan else 0))
         return True
 
@@ -163,6 +168,8 @@ class Cycles:
             start=self._claim_is_start,
         )
         self._asked_for += room
+        self._leaving = False
+        self._changed()
         try:
             if letters:
                 events.fail_point("before_finish")

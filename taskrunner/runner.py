@@ -201,6 +201,7 @@ class Runner:
         if not self.joined.is_set():
             await self._join()
         if self.lease.lost:
+            self._cycles.refusing = True
             await self._cycles.land()
             await self._rejoin()
         if time.monotonic() - self._doubted >= _DOUBT_EVERY:
@@ -266,6 +267,7 @@ class Runner:
         self._crew.forget()
         self.id = uuid7()
         self.joined.clear()
+        self._cycles.refusing = self._draining
         self.lease.renew(time.monotonic())
 
     async def _end_in_time(self, working: asyncio.Task[None]) -> None:
