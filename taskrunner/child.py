@@ -20,6 +20,7 @@ from uuid import UUID
 
 from taskrunner import access, logs
 from taskrunner.control import Line
+from taskrunner.db import use_schema
 from taskrunner.errors import TaskrunnerError
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry, discover
@@ -65,6 +66,7 @@ async def _talk(kind: str, end: socket.socket) -> int:
     messages = line.messages()
     hello = await anext(messages)
     settings = Settings(**hello["settings"])
+    use_schema(hello["schema"])
     logs.configure(settings.log_level, settings.log_format)
     try:
         registry = discover(settings.project, settings.tasks)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from taskrunner.db import Op, scalar, translated
+from taskrunner.db import SCHEMA, Op, in_schema, scalar, translated
 from taskrunner.errors import SchemaBehind
 
 if TYPE_CHECKING:
@@ -64,13 +64,21 @@ def downgrade(url: str, revision: str = "base") -> None:
 
 def _alembic(action: str, url: str, revision: str) -> None:
     from alembic import command
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, event
     from sqlalchemy.pool import NullPool
 
     with translated(), psycopg.connect(url, connect_timeout=10, application_name="taskrunner migrate") as conn:
         engine = create_engine("postgresql+psycopg://", creator=lambda: conn, poolclass=NullPool)
+        event.listen(engine, "before_cursor_execute", _in_schema, retval=True)
         with engine.connect() as connection:
             getattr(command, action)(_config(connection=connection), revision)
+
+
+def _in_schema(_conn: Any, _cursor: Any, statement: str, params: Any, *_: Any) -> tuple[str, Any]:
+    """Let a migration, and what Alembic asks the catalogue, mean the schema that this process works in."""
+    if isinstance(params, dict):
+        params = {name: in_schema(value) if value == SCHEMA else value for name, value in params.items()}
+    return in_schema(statement), params
 
 
 def sql(revision: str = "head") -> str:

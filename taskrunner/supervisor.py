@@ -28,7 +28,7 @@ from uuid_utils.compat import uuid7
 
 from taskrunner.backoff import Backoff
 from taskrunner.control import Line, settings_to_json
-from taskrunner.db import Link
+from taskrunner.db import Link, schema_name
 from taskrunner.errors import ConfigError, TaskrunnerError
 from taskrunner.leases import Rescuer, rescue_of
 from taskrunner.parting import part
@@ -78,7 +78,7 @@ class Child:
                 ours.close()
                 raise
         self.line = await Line.over(ours)
-        hello: dict[str, Any] = {"settings": settings_to_json(self._settings)}
+        hello: dict[str, Any] = {"settings": settings_to_json(self._settings), "schema": schema_name()}
         if self.kind == "runner":
             self.runner_id, slots = uuid7(), self._settings.concurrency + self._settings.stray_limit
             self.recorder = Recorder(self._recorder_path, slots)

@@ -13,13 +13,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from taskrunner.cli import admin, dead, enqueue, init, queues, runners, schedules, start, status, tasks
+from taskrunner.cli import admin, bench, dead, enqueue, init, queues, runners, schedules, start, status, tasks
 from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
 
 # As `--help` lists them: first steps, looking, steering, operating.
 ORDER = (
     *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "runners"),
-    *("migrate", "maintain", "health", "config"),
+    *("migrate", "maintain", "health", "config", "bench"),
 )
 
 
@@ -70,6 +70,7 @@ app.add_typer(schedules.app, name="schedules")
 app.add_typer(queues.app, name="queues")
 app.add_typer(runners.app, name="runners")
 admin.register(app)
+bench.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taskrunner.console.benchmark import bars, show_report
     from taskrunner.console.detail import show_task
     from taskrunner.console.lists import (
         show_dead,
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
         show_upcoming,
     )
     from taskrunner.console.overview import WIDE, show_status, status_line, watch
-    from taskrunner.console.screen import cell, screen, waiting
+    from taskrunner.console.terminal import cell, screen, waiting
 
 __all__ = [
     "WIDE",
+    "bars",
     "cell",
     "screen",
     "show_dead",
     "show_instants",
     "show_queues",
+    "show_report",
     "show_runners",
     "show_schedules",
     "show_settings",
@@ -43,9 +46,11 @@ __all__ = [
 ]
 
 # Loaded with the first thing that is shown: whoever asks for JSON does not wait for rich.
+# No module may have the name of one of these: once imported, it would be found in its place.
 _PLACES = {
-    **dict.fromkeys(("cell", "screen", "waiting"), "screen"),
+    **dict.fromkeys(("cell", "screen", "waiting"), "terminal"),
     **dict.fromkeys(("WIDE", "show_status", "status_line", "watch"), "overview"),
+    **dict.fromkeys(("bars", "show_report"), "benchmark"),
     "show_task": "detail",
 }
 

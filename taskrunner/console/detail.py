@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from taskrunner.console.lists import STYLES
-from taskrunner.console.screen import cell, table
+from taskrunner.console.terminal import cell, table
 from taskrunner.console.words import span, stamp
 from taskrunner.reads import DeadView, TaskView
 

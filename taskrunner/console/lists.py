@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from rich.console import RenderableType
 from rich.text import Text
 
-from taskrunner.console.screen import Name, cell, table
+from taskrunner.console.terminal import Name, cell, table
 from taskrunner.console.words import figure, since, span, until
 from taskrunner.reads import DeadView, Queue, Runner, Schedule, TaskView
 from taskrunner.settings import Setting

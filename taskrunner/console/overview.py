@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from taskrunner.console.lists import show_queues, show_runners, show_schedules
-from taskrunner.console.screen import Name, cell, table
+from taskrunner.console.terminal import Name, cell, table
 from taskrunner.console.words import figure, span, stamp, until
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.reads import Counts, Status, TypeCounts

@@ -205,7 +205,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 
 def squeeze(line: str) -> str:
     """Return a line without what changes from run to run."""
-    return re.sub(r"\d+", "0", re.sub(r"\s+", " ", UUID.sub("ID", re.sub(r"\x1b\[[0-9;]*m", "", line)))).strip()
+    return re.sub(r"\d[\d,]*", "0", re.sub(r"\s+", " ", UUID.sub("ID", re.sub(r"\x1b\[[0-9;]*m", "", line)))).strip()
 
 
 def loose(shown: str) -> str:

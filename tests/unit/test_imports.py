@@ -1,7 +1,9 @@
 """What declaring a task costs: no driver, no ORM, no web or command-line framework."""
 
+import pkgutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,15 @@ def test_every_public_name_has_its_home():
     import taskrunner
 
     assert set(taskrunner.__all__) == set(taskrunner._HOMES)
+
+
+@pytest.mark.parametrize("name", ["taskrunner", "taskrunner.registry", "taskrunner.console", "taskrunner.reads"])
+def test_no_module_of_a_package_hides_what_the_package_offers(name):
+    """A submodule that has been imported is found before a name that is loaded when it is asked for."""
+    package = import_module(name)
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    assert not modules & set(package.__all__)
+    assert all(getattr(package, offered) is not None for offered in package.__all__)
 
 
 def test_the_help_loads_not_even_pydantic():
