@@ -21,9 +21,10 @@ from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.executors import BrokeOff, Call, CallEnd, Handle, Refused, Returned, Stopped
 from taskrunner.jsonvalue import dump_json
 from taskrunner.outcome import Bury, Finish, Outcome, Release, Retry, Transition, decide, needs_answer
+from taskrunner.payload import load_payload
 from taskrunner.registry import Registry, TaskType
 from taskrunner.store.task import Claimed
-from taskrunner.task import RunInfo, Task, ask_next_try, bind, load_payload
+from taskrunner.task import RunInfo, Task, ask_next_try, bind
 
 log = logging.getLogger("taskrunner.task")
 

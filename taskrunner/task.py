@@ -13,8 +13,6 @@ from uuid_utils.compat import uuid7
 
 from taskrunner import retry
 from taskrunner.errors import InvalidArgument, RegistrationError, TaskrunnerError
-from taskrunner.errortext import error_entry
-from taskrunner.payload import load_payload, parse_payload
 
 if TYPE_CHECKING:
     import logging
@@ -29,8 +27,6 @@ __all__ = [
     "ask_next_try",
     "bind",
     "identify",
-    "load_payload",
-    "parse_payload",
 ]
 
 
@@ -213,7 +209,8 @@ def bind(task: Task, run: RunInfo) -> None:
 
 def ask_next_try(task: Task) -> NextTry:
     """Call `next_try()` once and return its answer as a value; never raises."""
-    from taskrunner.outcome import GiveUp, Nonsense, RetryIn  # to declare a task needs none of them
+    from taskrunner.errortext import error_entry  # to declare a task needs none of these
+    from taskrunner.outcome import GiveUp, Nonsense, RetryIn
 
     try:
         delay = retry.normalise(task.next_try())

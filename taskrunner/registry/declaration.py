@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
 from taskrunner.durations import as_delay
 from taskrunner.errors import InvalidArgument, RegistrationError, TriggerInvalid
-from taskrunner.jsonvalue import readable
 from taskrunner.registry.checks import MAX_INT, check_choice, check_class, check_integer, check_name, check_queue
 from taskrunner.registry.types import CatchUp, Executor, TaskType, registry
 from taskrunner.task import Task
@@ -98,6 +97,8 @@ def _checked(cls: type[Task], given: _Declaration) -> TaskType:
         check_class(cls)
         return _build(cls, given)
     except (RegistrationError, InvalidArgument, TriggerInvalid) as error:
+        from taskrunner.jsonvalue import readable
+
         name = readable(given.name) if isinstance(given.name, str) else given.name
         raise RegistrationError(f"task type {name!r} ({_describe(cls)}): {error}") from error
 

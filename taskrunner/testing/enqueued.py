@@ -9,10 +9,11 @@ from psycopg import Connection
 from taskrunner.db import run
 from taskrunner.errors import InvalidArgument, suggest
 from taskrunner.jsonvalue import dump_json
+from taskrunner.payload import load_payload
 from taskrunner.reads import TaskFilter, TaskView, list_tasks
 from taskrunner.registry import Registry, TaskType
 from taskrunner.states import LIVE
-from taskrunner.task import Task, load_payload
+from taskrunner.task import Task
 
 _MOST = 1000  # tasks of one state that are looked at
 _SHOWN = 10

@@ -32,10 +32,11 @@ from taskrunner.errors import (
     UnknownType,
     WaitTimeout,
 )
+from taskrunner.payload import load_payload
 from taskrunner.queue import AsyncTaskQueue, TaskQueue
 from taskrunner.store import enqueue
 from taskrunner.store import task as store
-from taskrunner.task import Task, load_payload
+from taskrunner.task import Task
 from tests.engine import Engine
 
 HOUR = timedelta(hours=1)

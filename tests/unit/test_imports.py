@@ -97,7 +97,8 @@ from taskrunner import Task, register_task
 @register_task("Mail")
 class Mail(Task):
     async def run(self): ...
-late = {"taskrunner." + name for name in ("outcome", "triggers", "registry.discovery", "registry.unique", "events")}
+late = ("outcome", "payload", "jsonvalue", "errortext", "triggers", "registry.discovery", "registry.unique", "events")
+late = {"taskrunner." + name for name in late}
 assert not late & set(sys.modules), late & set(sys.modules)
 """
     assert loaded_by(code) == set()
