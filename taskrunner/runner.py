@@ -30,7 +30,7 @@ from taskrunner.crew import Crew
 from taskrunner.cycles import Cycles
 from taskrunner.db import Link
 from taskrunner.errors import TaskrunnerError
-from taskrunner.leases import Heart, Lease, rescue_dead
+from taskrunner.leases import Heart, Lease, Rescuer
 from taskrunner.parting import part
 from taskrunner.prospects import Prospects
 from taskrunner.recorder import Recorder
@@ -158,7 +158,8 @@ class Runner:
     def _helpers(self) -> list[Coroutine[Any, Any, None]]:
         listener = Listener(self._url, on_due=self._heed_due, on_cancel=self._crew.cancel)
         listening = [listener.listen()] if self._settings.listen else []
-        return [*listening, self._rescue_on(), self._watch_lease(), self._look_after_tasks()]
+        rescuing = [] if self._ties.beaten else [self._rescue_on()]  # a supervisor's heartbeat tells it who has died
+        return [*listening, *rescuing, self._watch_lease(), self._look_after_tasks()]
 
     async def _leave(self) -> None:
         with suppress(*_FAILURES, TimeoutError):
@@ -226,8 +227,8 @@ class Runner:
 
     async def _dispel_doubt(self) -> None:
         """Release rows that carry our id though we hold no such claim: the reply of a claim was lost."""
-        released = await self._cycles.run(store.release_unknown(self.id, self._crew.held_ids()))
-        if released:
+        if await self._cycles.run(store.unknown(self.id, self._crew.held_ids())):
+            released = await self._cycles.run(store.release_unknown(self.id, self._crew.held_ids()))
             log.warning("released %d tasks that were claimed by a lost reply", len(released))
             self._prospects.distrust()
         self._doubted = time.monotonic()
@@ -302,10 +303,11 @@ class Runner:
 
     async def _rescue_on(self) -> None:
         """Take back what other runners have left; any process may, so that no one of them is needed."""
+        rescuer = Rescuer(self._aside.run, self._settings.crash_limit)
         while True:
             await asyncio.sleep(_RESCUE_EVERY * random.uniform(0.8, 1.2))  # noqa: S311 - no secret depends on it
             try:
-                await rescue_dead(self._aside.run, self._settings.crash_limit)
+                await rescuer.round()
             except _FAILURES as error:
                 log.debug("rescue failed: %s", error)
 
