@@ -1,4 +1,4 @@
-"""A runner: claims due tasks for its free slots, runs them, and writes what became of them, cycle by cycle.
+"""A runner: claims due tasks, runs them in its slots, and writes what became of them, cycle by cycle.
 
 One loop sends all cycles (see `taskrunner.cycles`), so that, with none in flight, every claim is either held or unknown
 to us (a lost reply), in which case it is released. User code never runs inside a transaction.
