@@ -50,7 +50,11 @@ class Cycles:
 
         Where `may_start` says no, or `refusing` is set, claims that still come are given back.
         """
-        self._lanes = [Link(url, name="taskrunner runner", prepare=settings.prepare) for _ in range(_LANES)]
+        # Not behind a transaction pooler, where others would get the session's settings.
+        own = settings.prepare and settings.listen
+        self._lanes = [
+            Link(url, name="taskrunner runner", prepare=settings.prepare, planned_once=own) for _ in range(_LANES)
+        ]
         self._idle = list(self._lanes)
         self._prospects, self._crew, self._changed = prospects, crew, changed
         self._claim_is_start, self._may_start = claim_is_start, may_start
