@@ -6,25 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from taskrunner.db import Op, Steps
-from taskrunner.intake import aliases_of
+from psycopg.errors import UniqueViolation
+
+from taskrunner.db import Op, Steps, Work
+from taskrunner.errors import Conflict, InvalidArgument
+from taskrunner.intake import OnConflict, aliases_of
 from taskrunner.registry import Registry
 from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask, Stored, store
-from taskrunner.store.fresh import Batch, insert, insert_all
+from taskrunner.store.fresh import Batch, insert, insert_all, note_repeats
 from taskrunner.store.task import announce
 
 
 class Admission(Protocol):
     """Tasks on their way in."""
 
-    def first(self) -> Steps[Stored]:
+    def first(self) -> Work[Stored]:
         """Return what stores them when it has not been tried yet."""
 
-    def again(self) -> Steps[Stored]:
+    def again(self) -> Work[Stored]:
         """Return what stores them unless an earlier try, whose reply was lost, has done so."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class One(Admission):
     """A task."""
 
@@ -32,56 +35,67 @@ class One(Admission):
     task: NewTask
     idempotency: Idempotency | None = None
 
-    def first(self) -> Steps[Stored]:
+    def first(self) -> Work[Stored]:
         """Return the plain insert, if neither the id nor a key can be there already."""
         if self.task.fresh and self.task.unique_key is None and self.idempotency is None:
-            return _transaction(insert(self.task))
-        return _careful(self.registry, [self.task], self.idempotency, fresh=self.task.fresh)
+            return insert(self.task)
+        return _looking(self.registry, [self.task], self.idempotency, fresh=self.task.fresh)
 
-    def again(self) -> Steps[Stored]:
+    def again(self) -> Work[Stored]:
         """Return the insert that looks everywhere."""
-        return _careful(self.registry, [self.task], self.idempotency)
+        return _looking(self.registry, [self.task], self.idempotency)
+
+    def answer(self, answers: list[Enqueued], on_conflict: OnConflict) -> Enqueued:
+        """Return the answer. Raises: `Conflict` where another task has the key, if that is to be an error."""
+        (answer,) = answers
+        if on_conflict == "error" and answer.id != self.task.id:  # the same id is this very enqueue, repeated
+            raise Conflict(f"a live {self.task.type} has this key: task {answer.id}")
+        return answer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Many(Admission):
     """The tasks of a batch."""
 
     registry: Registry
     batch: Batch
 
-    def first(self) -> Steps[Stored]:
+    def first(self) -> Work[Stored]:
         """Return the plain insert, if no id and no key can be there already."""
         if self.batch.fresh and not self.batch.keys:
-            return _transaction(insert_all(self.batch))
-        return _careful(self.registry, self.batch.rows(), fresh=self.batch.fresh)
+            return insert_all(self.batch)
+        return _looking(self.registry, self.batch.rows(), fresh=self.batch.fresh)
 
-    def again(self) -> Steps[Stored]:
+    def again(self) -> Work[Stored]:
         """Return the insert that looks everywhere."""
-        return _careful(self.registry, self.batch.rows())
+        return _looking(self.registry, self.batch.rows())
 
 
-def within(admission: Admission) -> Steps[list[Enqueued]]:
-    """Store the tasks in the caller's transaction, whose commit tells the runners."""
-    stored = yield from admission.first()
+def within(work: Work[Stored]) -> Steps[Stored]:
+    """Do it as a part of the caller's transaction, whose commit tells the runners."""
+    stored: Stored = (yield work) if isinstance(work, Op) else (yield from work)
     if stored.due:
         yield announce(stored.due)
-    answers: list[Enqueued] = stored.answers
-    return answers
-
-
-def _transaction(op: Op[Stored]) -> Steps[Stored]:
-    """Make a transaction of it, whose commit is sent when the reply has come.
-
-    Sent by itself, an insert whose client has given up may lie in the server's socket, and take effect after the
-    client's repeat has been run and forgotten.
-    """
-    stored: Stored = yield op
     return stored
 
 
-def _careful(
+def check_on_conflict(on_conflict: str) -> None:
+    """Raise `InvalidArgument` for what is none of the choices."""
+    if on_conflict not in ("skip", "error"):
+        raise InvalidArgument(f"on_conflict must be 'skip' or 'error', not {on_conflict!r}")
+
+
+def refuse_other(error: UniqueViolation) -> None:
+    """Raise the error again unless it says that somebody has added the same task meanwhile."""
+    if error.diag.constraint_name != "task_pkey":
+        raise error
+
+
+def _looking(
     registry: Registry, tasks: Sequence[NewTask], idempotency: Idempotency | None = None, *, fresh: bool = False
 ) -> Steps[Stored]:
+    """Look for the ids and keys that may be there; in a transaction block, whose end is sent after all replies."""
+    if not fresh:
+        yield note_repeats(tasks)
     aliases = aliases_of(registry, (task.type for task in tasks if task.unique_key is not None))
-    return store(tasks, aliases=aliases, idempotency=idempotency, fresh=fresh)
+    return (yield from store(tasks, aliases=aliases, idempotency=idempotency, fresh=fresh))

@@ -1,8 +1,8 @@
-"""Tells the runners of new tasks: at once when it has been quiet, else a few milliseconds later, all in one.
+"""Tells the runners of new tasks: at once, or in a stream of them a few milliseconds later, all in one.
 
 A NOTIFY inside the enqueue's own transaction would hold a lock of the whole server during its commit, and so make
-all producers commit one after the other. So the word goes out after the commit, by itself, and at most once in
-`WINDOW`. It is never required: what gets lost here is found by the runners' own looks.
+all producers commit one after the other. So the word goes out after the commit, by itself, and not after each. It is
+never required: what gets lost here is found by the runners' own looks. Figures: docs/decisions/012-coalesced-notify.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
 
@@ -21,8 +21,11 @@ from taskrunner.store.task import Due, announce
 
 log = logging.getLogger("taskrunner.herald")
 
-WINDOW = 0.01
-"""Seconds between two words of a door: see docs/decisions/009-coalesced-notify.md."""
+SHORTEST, LONGEST = 0.002, 0.01
+"""Seconds between two words of a door: they double as long as each word tells of several enqueues."""
+
+SHARE, BUSIEST = 0.05, 0.02
+"""The part of a door's time that may go into words: where one takes long it is longer to the next, up to 20 ms."""
 
 GRACE = 0.002
 """Seconds that a waiting word is left for the next enqueue to take along, which is cheaper than a thread's waking."""
@@ -35,22 +38,39 @@ PATIENCE = 1.0
 
 
 class _Pending:
-    """What has not been told yet, and from when on it may be."""
+    """What has not been told yet, and from when on it may be; in monotonic time."""
 
     def __init__(self) -> None:
-        self._due_at: dict[tuple[str, str | None, int], tuple[float, Due]] = {}
-        self._open_at = 0.0  # monotonic, as are the maturities
+        self._fronts: dict[tuple[str, str | None, int], tuple[float, Due]] = {}
+        self._several = False  # enqueues since the last word
+        self._window = SHORTEST
+        self._open_at = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._due_at)
+        return bool(self._fronts)
 
-    def note(self, due: Iterable[Due], since: float) -> None:
-        """Keep the earliest task of each queue, type and priority; they are due so long after `since`."""
+    def covers(self, due: Sequence[Due], since: float) -> bool:
+        """Whether a word that waits already says enough: no lock is needed, since it goes out after their commit."""
+        fronts = self._fronts
         for task in due:
-            front = (task.queue, task.type, task.priority)
+            other = fronts.get((task.queue, task.type, task.priority))
+            if other is None or other[0] > since + task.due_in:
+                return False
+        self._several = True
+        return since < self._open_at
+
+    def note(self, due: Sequence[Due], since: float) -> bool:
+        """Keep the earliest task of each queue, type and priority; returns whether they must wait.
+
+        They are due so long after `since`, which is when their enqueue began.
+        """
+        self._several = bool(self._fronts)
+        for task in due:
+            front = task.queue, task.type, task.priority
             due_at = since + task.due_in
-            if front not in self._due_at or due_at < self._due_at[front][0]:
-                self._due_at[front] = due_at, task
+            if front not in self._fronts or due_at < self._fronts[front][0]:
+                self._fronts[front] = due_at, task
+        return since < self._open_at
 
     def wait(self) -> float:
         """Return the seconds until something may be told."""
@@ -62,89 +82,101 @@ class _Pending:
 
     def take(self) -> Op[None] | None:
         """Return what is to be told now, if anything is."""
-        if not self._due_at:
+        if not self._fronts:
             return None
         now = time.monotonic()
-        self._open_at = now + WINDOW
-        taken, self._due_at = self._due_at, {}
+        self._window = min(2 * self._window, LONGEST) if self._several else SHORTEST
+        self._open_at = now + self._window
+        self._several = False
+        taken, self._fronts = self._fronts, {}
         return announce([task._replace(due_in=due_at - now) for due_at, task in taken.values()])
+
+    def sent(self, began: float) -> None:
+        """Note that a word has been sent, which was begun at this time."""
+        took = time.monotonic() - began
+        self._open_at = max(self._open_at, began + min(took / SHARE, BUSIEST))
 
 
 class Herald:
     """A blocking door's, callable from any thread. Words that nobody takes along go out by a thread of its own."""
 
-    def __init__(self, send: Callable[[Op[None]], None]) -> None:
+    def __init__(self, send: Callable[[Op[None], float], None]) -> None:
         self._send = send
         self._lock = threading.Lock()
         self._pending = _Pending()
-        self._closing = threading.Event()
+        self._open = threading.Lock()  # held until the door closes: to wait for it costs less than for an Event
+        self._open.acquire()
         self._watch: threading.Thread | None = None
 
-    def tell(self, due: Iterable[Due], since: float) -> None:
+    def tell(self, due: Sequence[Due], since: float) -> None:
         """Tell the runners, now or soon, of tasks that are due so long after `since`; never raises."""
+        if self._pending.covers(due, since):
+            return
         with self._lock:
-            self._pending.note(due, since)
-            op = None if self._pending.wait() and self._watched() else self._pending.take()
+            waits = self._pending.note(due, since)
+            op = None if waits and (self._watch or self._watched()) else self._pending.take()
         self._out(op)
 
     def _watched(self) -> bool:
         """Let a thread watch; False when there is none to be had any more, as at the interpreter's end."""
-        if self._watch is None:
-            watch = threading.Thread(target=self._look, name="taskrunner herald", daemon=False)
-            try:
-                watch.start()
-            except RuntimeError:
-                return False
-            self._watch = watch
+        watch = threading.Thread(target=self._look, name="taskrunner herald", daemon=False)
+        try:
+            watch.start()
+        except RuntimeError:
+            return False
+        self._watch = watch
         return True
 
     def _look(self) -> None:
         """Send what nobody has taken along; stay for a while, since to start a thread costs as much as a NOTIFY."""
         staying = True
         while staying:
-            self._closing.wait(max(self._pending.wait(), WINDOW) + GRACE)
+            over = self._open.acquire(timeout=(self._pending.wait() or LONGEST) + GRACE)
             with self._lock:
-                op = None if self._pending.wait() else self._pending.take()
-                staying = bool(self._pending) or self._wanted()
+                op = None if self._pending.wait() and not over else self._pending.take()
+                staying = not over and (bool(self._pending) or self._wanted())
                 if not staying:
                     self._watch = None
             self._out(op)
 
     def _wanted(self) -> bool:
         """The interpreter waits for this thread before it ends."""
-        over = self._closing.is_set() or not threading.main_thread().is_alive()
-        return not over and self._pending.quiet() < LINGER
+        return self._pending.quiet() < LINGER and threading.main_thread().is_alive()
 
     def _out(self, op: Op[None] | None) -> None:
         if op is None:
             return
+        began = time.monotonic()
         try:
-            self._send(op)
+            self._send(op, PATIENCE)
         except (TaskrunnerError, psycopg.Error) as error:
             _unheard(error)
+        self._pending.sent(began)
 
     def close(self) -> None:
         """Send what is still waiting, now."""
-        self._closing.set()
-        with self._lock:
-            op, watch = self._pending.take(), self._watch
-        self._out(op)
+        watch = self._watch
         if watch is not None:
+            self._open.release()
             watch.join(PATIENCE)
+        with self._lock:
+            op = self._pending.take()
+        self._out(op)
 
 
 class AsyncHerald:
     """An asynchronous door's. Words that nobody takes along go out in the background of its loop."""
 
-    def __init__(self, send: Callable[[Op[None]], Awaitable[None]]) -> None:
+    def __init__(self, send: Callable[[Op[None], float], Awaitable[None]]) -> None:
         self._send = send
         self._pending = _Pending()
         self._watch: asyncio.Task[None] | None = None
 
-    async def tell(self, due: Iterable[Due], since: float) -> None:
+    async def tell(self, due: Sequence[Due], since: float) -> None:
         """Tell the runners, now or soon, of tasks that are due so long after `since`; never raises."""
-        self._pending.note(due, since)
-        if not self._pending.wait():
+        if self._pending.covers(due, since):
+            return
+        if not self._pending.note(due, since):
             await self._out(self._pending.take())
         elif self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._look(), name="taskrunner herald")
@@ -158,10 +190,12 @@ class AsyncHerald:
     async def _out(self, op: Op[None] | None) -> None:
         if op is None:
             return
+        began = time.monotonic()
         try:
-            await self._send(op)
+            await self._send(op, PATIENCE)
         except (TaskrunnerError, psycopg.Error) as error:
             _unheard(error)
+        self._pending.sent(began)
 
     async def close(self) -> None:
         """Send what is still waiting, now."""

@@ -15,13 +15,14 @@ from taskrunner.payload import dump
 from taskrunner.registry import Registry, TaskType, unique_key
 from taskrunner.store.enqueue import NewTask
 from taskrunner.store.fresh import Batch, Kind
-from taskrunner.task import Task, identify
+from taskrunner.task import Task, dispatch
 
 OnConflict = Literal["skip", "error"]
 _INT32 = 2**31
+_NO_ID = UUID(int=0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Options:
     """What `add` takes besides the task; None means what the type was registered with."""
 
@@ -41,23 +42,38 @@ def compose(registry: Registry, task: Task, options: Options, tenant: str) -> Ne
     Raises: `UnknownType`, `PayloadInvalid` with the field's path, `InvalidArgument` naming the argument.
     """
     kind = registry.of(task)
-    payload = dump(task)
-    id_, fresh = identify(task)
-    return NewTask(
-        id=id_,
-        type=kind.name,
-        payload=payload,
-        queue=_name("queue", options.queue, kind.queue),
-        tenant=_name("tenant", options.tenant, tenant),
-        priority=_integer("priority", options.priority, kind.priority, -_INT32, _INT32 - 1),
-        max_retries=_integer("max_retries", options.max_retries, kind.max_retries, 0, _INT32 - 1),
-        unique_key=unique_key(kind, task, options.key),
+    row = NewTask(
+        _NO_ID,
+        kind.name,
+        dump(task),
+        kind.queue,
+        tenant,
+        kind.priority,
+        kind.max_retries,
+        unique_key=unique_key(kind, task, options.key) if kind.unique or options.key is not None else None,
         reserved_for=kind.unique_for,
-        meta=_meta(options.meta),
-        at=_instant(options),
-        delay=timedelta(0) if options.delay is None else as_delay(options.delay, "delay"),
-        fresh=fresh,
     )
+    _apply(options, row)
+    row.id, row.fresh = dispatch(task)  # last: what is refused has not been sent
+    return row
+
+
+def _apply(options: Options, row: NewTask) -> None:
+    """Let what the caller says win over what the type says."""
+    if options.queue is not None:
+        row.queue = _name("queue", options.queue)
+    if options.tenant is not None:
+        row.tenant = _name("tenant", options.tenant)
+    if options.priority is not None:
+        row.priority = _integer("priority", options.priority, -_INT32)
+    if options.max_retries is not None:
+        row.max_retries = _integer("max_retries", options.max_retries, 0)
+    if options.delay is not None:
+        row.delay = as_delay(options.delay, "delay")
+    if options.meta:
+        row.meta = _meta(options.meta)
+    if options.at is not None:
+        row.at = _instant(options)
 
 
 def compose_many(registry: Registry, tasks: Iterable[Task], spacing: timedelta, tenant: str) -> Batch:
@@ -65,22 +81,21 @@ def compose_many(registry: Registry, tasks: Iterable[Task], spacing: timedelta, 
 
     Raises: what `compose` raises.
     """
-    batch = Batch(_name("tenant", tenant, "default"), spacing)
+    batch = Batch(_name("tenant", tenant), spacing)
     kinds: dict[type[Task], tuple[int, TaskType]] = {}
-    ids, payloads, places = batch.ids, batch.payloads, batch.places
-    for number, task in enumerate(tasks):
+    given, payloads, places = list(tasks), batch.payloads, batch.places
+    for number, task in enumerate(given):
         cls = task.__class__
         if cls not in kinds:
             kinds[cls] = _enter(batch, registry.of(task), number)
         place, kind = kinds[cls]
         payloads.append(dump(task))
-        id_, fresh = identify(task)
-        if (key := unique_key(kind, task) if kind.unique else None) is not None:
-            batch.keys[number] = key
-        if not fresh:
-            batch.fresh = False
-        ids.append(id_)
         places.append(place)
+        if kind.unique and (key := unique_key(kind, task)) is not None:
+            batch.keys[number] = key
+    sent = [dispatch(task) for task in given]  # last: what is refused has not been sent
+    batch.ids = [id_ for id_, _ in sent]
+    batch.fresh = all(fresh for _, fresh in sent)
     return batch
 
 
@@ -113,9 +128,7 @@ def as_id(value: UUID | str) -> UUID:
         raise InvalidArgument(f"{_shown(value)} is no task id: an id is a UUID, as `enqueue` prints it") from None
 
 
-def _instant(options: Options) -> datetime | None:
-    if options.at is None:
-        return None
+def _instant(options: Options) -> datetime:
     if options.delay is not None:
         raise InvalidArgument("give delay= or at=, not both")
     if not isinstance(options.at, datetime) or options.at.tzinfo is None:
@@ -123,17 +136,14 @@ def _instant(options: Options) -> datetime | None:
     return options.at
 
 
-def _integer(name: str, value: int | None, default: int, low: int, high: int) -> int:
-    if value is None:
-        return default
+def _integer(name: str, value: int, low: int) -> int:
+    high = _INT32 - 1
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidArgument(f"{name} must be an integer from {low} to {high}, not {_shown(value)}")
     return value
 
 
-def _name(name: str, value: str | None, default: str) -> str:
-    if value is None:
-        return default
+def _name(name: str, value: str) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= 200:
         raise InvalidArgument(f"{name} must be a text of 1 to 200 characters, not {_shown(value)}")
     return _storable(name, value)
@@ -150,7 +160,7 @@ def _storable(name: str, value: str) -> str:
 def _meta(meta: Mapping[str, Any]) -> str:
     if not isinstance(meta, Mapping):
         raise InvalidArgument(f"meta must be a mapping, not {_shown(meta)}")
-    return dump_json(dict(meta), "meta") if meta else "{}"
+    return dump_json(dict(meta), "meta")
 
 
 def _shown(value: object) -> str:

@@ -18,6 +18,7 @@ MAX_DEPTH = 100  # lists and objects within each other; pydantic reads 200
 MAX_BYTES = 64 * 2**20  # of JSON text; jsonb itself ends at 256 MB
 MAX_INTEGER = 10**4300  # Python's own limit on reading digits (sys.get_int_max_str_digits)
 EXACT_FLOAT = 2.0**53  # from here on every float is a whole number
+EXACT_INTEGER = 2**63  # far below any limit
 
 PLAIN: Final = 0  # flags of a survey: nothing to be done
 BIG: Final = 1  # has floats that must be written as integers
@@ -86,6 +87,15 @@ def exact(value: object) -> object:
     if isinstance(value, list | tuple):
         return [exact(item) for item in value]
     return value
+
+
+def storable(text: str) -> bool:
+    """Whether PostgreSQL can hold the text."""
+    try:
+        check_text(text)
+    except RefusedError:
+        return False
+    return True
 
 
 def check_text(text: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +16,8 @@ from taskrunner.errors import PayloadInvalid
 from taskrunner.errortext import clean_text, error_entry
 from taskrunner.jsonvalue import (
     BIG,
+    EXACT_FLOAT,
+    EXACT_INTEGER,
     FOREIGN,
     RefusedError,
     check_json,
@@ -24,6 +27,7 @@ from taskrunner.jsonvalue import (
     readable,
     refuse_depth,
     scan,
+    storable,
 )
 
 __all__ = ["check_json", "clean_text", "dump", "dump_json", "error_entry", "load_payload", "parse_payload"]
@@ -41,6 +45,8 @@ def dump(task: BaseModel) -> str:
     values that no longer fit their field, and those that JSON would change (a SecretStr, a datetime in an `Any`).
     """
     cls = type(task)
+    if _is_plain(task, cls):
+        return limited(cls.__pydantic_serializer__.to_json(task, by_alias=False, round_trip=True), cls.__name__)
     big, foreign = _survey(task, cls)
     text = _written(task, cls, big)
     if foreign:
@@ -57,6 +63,44 @@ def parse_payload(cls: type[Model], payload: str | bytes | Mapping[str, object])
     """Build a task from JSON that people wrote, under the fields' names or aliases; raises PayloadInvalid."""
     text = dump_json(dict(payload), "payload") if isinstance(payload, Mapping) else payload
     return _read(cls, text, by_alias=True)
+
+
+_PLAIN: dict[Any, Callable[[Any], bool]] = {
+    str: storable,
+    int: lambda value: -EXACT_INTEGER < value < EXACT_INTEGER,
+    float: lambda value: -EXACT_FLOAT < value < EXACT_FLOAT,
+    bool: lambda _: True,
+}
+"""Types whose values are written as they are, and which values of theirs need no second look."""
+
+
+@lru_cache(maxsize=1024)
+def _plain_fields(cls: type[BaseModel]) -> tuple[tuple[str, Any], ...]:
+    """Return the fields with their types if all are plain and nothing of the class's own takes part in writing them."""
+    own, config = cls.__pydantic_decorators__, cls.model_config
+    if own.field_serializers or own.model_serializers or config.get("json_encoders") or config.get("extra") == "allow":
+        return ()
+    if cls.__get_pydantic_core_schema__.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__:  # type: ignore[attr-defined]  # class methods
+        return ()
+    fields = cls.__pydantic_fields__
+    kinds = [field.annotation for field in fields.values()]
+    if not all(isinstance(kind, type) and kind in _PLAIN for kind in kinds):  # what is no type may have no hash
+        return ()
+    if any(field.metadata or field.exclude for field in fields.values()):
+        return ()
+    return tuple((name, field.annotation) for name, field in fields.items())
+
+
+def _is_plain(task: BaseModel, cls: type[BaseModel]) -> bool:
+    """Whether there is nothing to look for: then pydantic need not be asked for warnings, which cost the most."""
+    fields, values = _plain_fields(cls), task.__dict__
+    if not fields or len(fields) != len(values):
+        return False
+    for name, kind in fields:
+        value = values.get(name)
+        if value.__class__ is not kind or not _PLAIN[kind](value):
+            return False
+    return True
 
 
 def _survey(task: BaseModel, cls: type[BaseModel]) -> tuple[int, list[str]]:

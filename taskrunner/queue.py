@@ -14,17 +14,18 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from uuid_utils.compat import uuid7
 
 from taskrunner import db, reads
 from taskrunner.access import database
-from taskrunner.admission import Admission, Many, One, within
+from taskrunner.admission import Admission, Many, One, check_on_conflict, refuse_other, within
 from taskrunner.borrowed import async_connection, sync_connection
-from taskrunner.db import Op, Work, arun, run
+from taskrunner.db import Work, arun, run
 from taskrunner.durations import as_delay
-from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument
-from taskrunner.herald import PATIENCE, AsyncHerald, Herald
+from taskrunner.errors import DatabaseUnreachable
+from taskrunner.herald import AsyncHerald, Herald
 from taskrunner.intake import OnConflict, Options, as_id, check_key, compose, compose_many
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
@@ -32,11 +33,12 @@ from taskrunner.registry import registry as declared
 from taskrunner.settings import Settings, load
 from taskrunner.states import TERMINAL
 from taskrunner.store import steering
-from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask
+from taskrunner.store.enqueue import Enqueued, Idempotency, Stored
 from taskrunner.waiting import found, looks, result_of, too_late
 
 T = TypeVar("T")
 Duration = timedelta | float
+Entry = Callable[[], Work[Stored]]
 
 POOL_SIZE = 4
 """Connections a door holds at most: after a restart of the server, so many may turn out to be dead."""
@@ -94,21 +96,10 @@ class _Door:
         return Idempotency(f"caller {check_key('idempotency_key', key)}", self._settings.idempotency_retention)
 
 
-def _refuse(answer: Enqueued, on_conflict: OnConflict, row: NewTask) -> Enqueued:
-    if on_conflict == "error" and answer.id != row.id:  # the same id is this very enqueue, repeated
-        raise Conflict(f"a live {row.type} has this key: task {answer.id}")
-    return answer
-
-
 def _refuse_repeat(error: DatabaseUnreachable) -> None:
     """Raise the error again when no connection was to be had in time: another wait would bring nothing."""
     if isinstance(error.__cause__, PoolTimeout):
         raise error
-
-
-def _check_conflict(on_conflict: str) -> None:
-    if on_conflict not in ("skip", "error"):
-        raise InvalidArgument(f"on_conflict must be 'skip' or 'error', not {on_conflict!r}")
 
 
 class TaskQueue(_Door):
@@ -120,7 +111,7 @@ class TaskQueue(_Door):
 
     def __init__(self, url: str | None, **given: Any) -> None:
         super().__init__(url, **given)
-        self._herald = Herald(self._send)
+        self._herald = Herald(self._once)
 
     @classmethod
     def connect(cls, url: str | None = None, *, tenant: str = "default", registry: Registry | None = None) -> TaskQueue:
@@ -160,13 +151,13 @@ class TaskQueue(_Door):
             make = again or make
         return self._once(make())
 
-    def _once(self, work: Work[T]) -> T:
-        with db.translated(), self._pool.connection() as conn:
-            return run(conn, work)
-
-    def _send(self, op: Op[None]) -> None:
-        with db.translated(), self._pool.connection(PATIENCE) as conn:
-            run(conn, op)
+    def _once(self, work: Work[T], patience: float | None = None) -> T:
+        with db.translated():
+            conn = self._pool.getconn(patience)  # `connection()` would end a transaction that `run` has ended
+            try:
+                return run(conn, work)
+            finally:
+                self._pool.putconn(conn)
 
     def add(
         self,
@@ -190,10 +181,10 @@ class TaskQueue(_Door):
         and `created=False`; `on_conflict="error"` raises `Conflict` instead.
         Raises: `UnknownType`, `PayloadInvalid`, `InvalidArgument`: nothing is stored then.
         """
-        _check_conflict(on_conflict)
+        check_on_conflict(on_conflict)
         options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
         asked = self._one(task, options, idempotency_key)
-        return _refuse(self._admit(asked, connection)[0], on_conflict, asked.task)
+        return asked.answer(self._admit(asked, connection), on_conflict)
 
     def add_many(
         self, tasks: Iterable[Any], *, spacing: Duration = 0, tenant: str | None = None, connection: Any = None
@@ -203,10 +194,17 @@ class TaskQueue(_Door):
         return self._admit(asked, connection) if asked.batch.ids else []
 
     def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
+        try:
+            return self._enter(asked.first, asked.again, connection)
+        except UniqueViolation as error:
+            refuse_other(error)
+            return self._enter(asked.again, asked.again, connection)
+
+    def _enter(self, first: Entry, again: Entry, connection: Any) -> list[Enqueued]:
         if connection is not None:
-            return run(sync_connection(connection), within(asked))
+            return run(sync_connection(connection), within(first())).answers
         began = time.monotonic()
-        stored = self._run(asked.first, asked.again)
+        stored = self._run(first, again)
         self._herald.tell(stored.due, began)
         return stored.answers
 
@@ -263,7 +261,7 @@ class AsyncTaskQueue(_Door):
 
     def __init__(self, url: str | None, **given: Any) -> None:
         super().__init__(url, **given)
-        self._herald = AsyncHerald(self._send)
+        self._herald = AsyncHerald(self._once)
 
     @classmethod
     def connect(
@@ -305,15 +303,13 @@ class AsyncTaskQueue(_Door):
             make = again or make
         return await self._once(make())
 
-    async def _once(self, work: Work[T]) -> T:
+    async def _once(self, work: Work[T], patience: float | None = None) -> T:
         with db.translated():
-            async with self._pool.connection() as conn:
+            conn = await self._pool.getconn(patience)
+            try:
                 return await arun(conn, work)
-
-    async def _send(self, op: Op[None]) -> None:
-        with db.translated():
-            async with self._pool.connection(PATIENCE) as conn:
-                await arun(conn, op)
+            finally:
+                await self._pool.putconn(conn)
 
     async def add(
         self,
@@ -332,10 +328,10 @@ class AsyncTaskQueue(_Door):
         connection: Any = None,
     ) -> Enqueued:
         """Store one task: see `TaskQueue.add`."""
-        _check_conflict(on_conflict)
+        check_on_conflict(on_conflict)
         options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
         asked = self._one(task, options, idempotency_key)
-        return _refuse((await self._admit(asked, connection))[0], on_conflict, asked.task)
+        return asked.answer(await self._admit(asked, connection), on_conflict)
 
     async def add_many(
         self, tasks: Iterable[Any], *, spacing: Duration = 0, tenant: str | None = None, connection: Any = None
@@ -345,10 +341,17 @@ class AsyncTaskQueue(_Door):
         return await self._admit(asked, connection) if asked.batch.ids else []
 
     async def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
+        try:
+            return await self._enter(asked.first, asked.again, connection)
+        except UniqueViolation as error:
+            refuse_other(error)
+            return await self._enter(asked.again, asked.again, connection)
+
+    async def _enter(self, first: Entry, again: Entry, connection: Any) -> list[Enqueued]:
         if connection is not None:
-            return await arun(await async_connection(connection), within(asked))
+            return (await arun(await async_connection(connection), within(first()))).answers
         began = time.monotonic()
-        stored = await self._run(asked.first, asked.again)
+        stored = await self._run(first, again)
         await self._herald.tell(stored.due, began)
         return stored.answers
 

@@ -26,7 +26,7 @@ __all__ = [
     "Task",
     "ask_next_try",
     "bind",
-    "identify",
+    "dispatch",
 ]
 
 
@@ -107,7 +107,7 @@ class Task(BaseModel):
     """One piece of work: the fields are its payload, `run()` does it, `next_try()` says when to try again."""
 
     # The id and the row live in slots: pydantic's private attributes would double the cost of an instance.
-    __slots__ = ("_task_id", "_task_row")
+    __slots__ = ("_task_id", "_task_row", "_task_sent")
 
     model_config = ConfigDict(
         extra="forbid",
@@ -130,7 +130,12 @@ class Task(BaseModel):
     @property
     def id(self) -> UUID:
         """The task's id, made here and now, in time order (UUIDv7), unless a row is bound; a copy gets its own."""
-        return identify(self)[0]
+        try:
+            return _ID.__get__(self)  # type: ignore[no-any-return]  # slots are untyped
+        except AttributeError:
+            made = uuid7()
+            _ID.__set__(self, made)
+            return made
 
     @property
     def tries(self) -> int:
@@ -191,14 +196,25 @@ class Task(BaseModel):
         return _BACKOFF(self.tries) if self.tries < self.max_retries else None
 
 
-def identify(task: Task) -> tuple[UUID, bool]:
-    """Return the task's id, and whether it was made just now: then nobody can have seen or sent it before."""
+def dispatch(task: Task) -> tuple[UUID, bool]:
+    """Return the task's id, and whether it goes to the database for the first time: no row can have this id then."""
     try:
-        return _ID.__get__(task), False
+        id_ = _ID.__get__(task)
     except AttributeError:
-        made = uuid7()
-        _ID.__set__(task, made)
-        return made, True
+        id_ = uuid7()
+        _ID.__set__(task, id_)
+        _SENT.__set__(task, True)
+        return id_, True
+    return id_, _row(task) is None and _send(task)
+
+
+def _send(task: Task) -> bool:
+    """Mark the task as sent; returns whether it was not before."""
+    try:
+        return not _SENT.__get__(task)
+    except AttributeError:
+        _SENT.__set__(task, True)
+        return True
 
 
 def bind(task: Task, run: RunInfo) -> None:
@@ -228,6 +244,7 @@ Task.model_config["defer_build"] = False
 _BACKOFF = retry.exponential()
 _ID: Any = Task.__dict__["_task_id"]
 _ROW: Any = Task.__dict__["_task_row"]
+_SENT: Any = Task.__dict__["_task_sent"]
 
 _MEMBERS = frozenset(dir(Task))
 _FIXED = frozenset(name for name, member in vars(Task).items() if isinstance(member, property))

@@ -23,6 +23,27 @@ CREATE FUNCTION taskrunner.add_histograms(bigint[], bigint[]) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS 'SELECT array_agg(coalesce(a, 0) + coalesce(b, 0) ORDER BY i)
           FROM unnest($1, $2) WITH ORDINALITY AS u(a, b, i)';
+
+-- One new task in one round trip, committed with it, which must do nothing where it comes too late: a client that has
+-- lost it on the way has repeated it by then, and said so under a key. Each statement sees what is committed before it.
+CREATE FUNCTION taskrunner.add_one(
+    id_ uuid, tenant_ text, queue_ text, type_ text, priority_ int, payload_ jsonb, max_retries_ int, meta_ jsonb,
+    at_ timestamptz, delay_ float8
+) RETURNS float8
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO taskrunner.task
+           (id, tenant, queue, type, priority, payload, max_retries, meta, maturity_at, created_at)
+    VALUES (id_, tenant_, queue_, type_, priority_, payload_, max_retries_, meta_,
+            coalesce(at_, taskrunner.clock() + make_interval(secs => delay_)), taskrunner.clock());
+    IF EXISTS (SELECT FROM taskrunner.idempotency_key k
+                WHERE k.tenant = tenant_ AND k.type = type_ AND k.key = 'repeat ' || id_) THEN
+        RAISE unique_violation USING CONSTRAINT = 'task_pkey', MESSAGE = 'this enqueue has been repeated already';
+    END IF;
+    RETURN CASE WHEN at_ IS NULL THEN delay_ ELSE extract(epoch FROM at_ - taskrunner.clock()) END;
+END
+$$;
 """
 
 TABLES = """
@@ -275,4 +296,7 @@ def downgrade() -> None:
     ):
         op.execute(f"DROP TABLE taskrunner.{table}")
     op.execute("DROP FUNCTION taskrunner.add_histograms(bigint[], bigint[])")
+    op.execute(
+        "DROP FUNCTION taskrunner.add_one(uuid, text, text, text, int, jsonb, int, jsonb, timestamptz, float8)"
+    )
     op.execute("DROP FUNCTION taskrunner.clock()")

@@ -28,16 +28,24 @@ DELETE FROM taskrunner.idempotency_key k
 RETURNING k.task_id
 """
 
-# A task whose id was made just now: nobody can have sent it before, so nothing is looked for, a conflict is an error.
-# The commit must be sent after the reply has come, never with it: an INSERT that lost its client on the way takes no
-# effect then, and a repeat, by ADD, meets what did.
+# A task that is sent for the first time: no row can have its id, a conflict is an error.
+# A function, because it takes two statements in one round trip: an INSERT by itself that has lost its client may lie in
+# the server's socket until the client's repeat has been run and forgotten, and would make a second task then.
 ADD_ONE = """
-INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, meta, maturity_at, created_at)
-VALUES (%(id)s, %(tenant)s, %(queue)s, %(type)s, %(priority)s, %(payload)s::jsonb, %(max_retries)s, %(meta)s::jsonb,
-        coalesce(%(at)s::timestamptz, taskrunner.clock() + make_interval(secs => %(delay)s)), taskrunner.clock())
-RETURNING extract(epoch FROM maturity_at - taskrunner.clock())::float8
+SELECT taskrunner.add_one(%(id)s, %(tenant)s, %(queue)s, %(type)s, %(priority)s, %(payload)s::jsonb, %(max_retries)s,
+                          %(meta)s::jsonb, %(at)s::timestamptz, %(delay)s)
 """
 
+# What such an INSERT looks for if it is late; committed with the repeat, and kept while it may still be on its way.
+NOTE_REPEATS = """
+INSERT INTO taskrunner.idempotency_key (tenant, type, key, task_id, expires_at)
+SELECT n.tenant, n.type, 'repeat ' || n.id, n.id, taskrunner.clock() + interval '1 day'
+  FROM unnest(%(ids)s::uuid[], %(tenants)s::text[], %(types)s::text[]) AS n(id, tenant, type)
+ ORDER BY n.id
+ON CONFLICT DO NOTHING
+"""
+
+# In a transaction block whose COMMIT is sent when the reply has come, so that it is never late.
 # Many such tasks of one tenant: 3.8 µs of the server a task; what ADD does besides costs 2.6 µs more.
 # `places` has each task's place in the short arrays of what its type decides; it is left empty for tasks of one type.
 ADD_MANY = """
@@ -45,7 +53,7 @@ INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_ret
 SELECT n.id, %(tenant)s, (%(queues)s::text[])[coalesce(n.place, 1)], (%(types)s::text[])[coalesce(n.place, 1)],
        (%(priorities)s::int[])[coalesce(n.place, 1)], n.payload::jsonb, (%(max_retries)s::int[])[coalesce(n.place, 1)],
        taskrunner.clock() + make_interval(secs => %(spacing)s * (n.number - 1)), taskrunner.clock()
-  FROM unnest(%(ids)b::uuid[], %(payloads)b::text[], %(places)b::int[]) WITH ORDINALITY
+  FROM unnest(%(ids)s::uuid[], %(payloads)s::text[], %(places)s::int[]) WITH ORDINALITY
        AS n(id, payload, place, number)
 """
 

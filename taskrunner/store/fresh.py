@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from taskrunner.db import Op, Row, scalar
+from taskrunner.db import Op, Row, Steps, nothing, scalar
 from taskrunner.statements import enqueue as sql
 from taskrunner.store.enqueue import Enqueued, NewTask, Stored
 from taskrunner.store.task import Due
@@ -71,7 +71,7 @@ class Batch:
 
 
 def insert(task: NewTask) -> Op[Stored]:
-    """Insert a task without a unique key."""
+    """Insert a task without a unique key; safe as a transaction of its own."""
     params = {
         "id": task.id,
         "tenant": task.tenant,
@@ -92,9 +92,20 @@ def insert(task: NewTask) -> Op[Stored]:
     return Op(sql.ADD_ONE, params, stored)
 
 
-def insert_all(batch: Batch) -> Op[Stored]:
+def insert_all(batch: Batch) -> Steps[Stored]:
     """Insert the tasks of a batch without unique keys."""
-    return Op(sql.ADD_MANY, _params(batch), lambda _: Stored([Enqueued(id_, True) for id_ in batch.ids], batch.dues()))
+    yield Op(sql.ADD_MANY, _params(batch), nothing)
+    return Stored([Enqueued(id_, True) for id_ in batch.ids], batch.dues())
+
+
+def note_repeats(tasks: Sequence[NewTask]) -> Op[None]:
+    """Say that these tasks have been sent before: an `insert` of theirs that is still on its way will do nothing."""
+    params = {
+        "ids": [task.id for task in tasks],
+        "tenants": [task.tenant for task in tasks],
+        "types": [task.type for task in tasks],
+    }
+    return Op(sql.NOTE_REPEATS, params, nothing)
 
 
 def _params(batch: Batch) -> Mapping[str, Any]:

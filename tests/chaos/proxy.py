@@ -17,26 +17,31 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, Self
 
-Manner = Literal["before", "during", "after", "swallow"]
+Manner = Literal["before", "during", "after", "swallow", "late"]
 
 
 @dataclass
 class Rule:
-    """What to do to which statements: `app` and `sql` are patterns, `share` the part of the matches that is hit.
+    """What to do to which statements: `app` and `sql` are patterns, `share` the part of the matches that is hit, up to
+    `most` of them.
 
     `before` cuts when the statement comes, `during` as soon as the server has it, `after` when the server has done it
-    and says so (the reply is dropped), `swallow` lets nothing pass any more in either direction and cuts nothing.
+    and says so (the reply is dropped), `swallow` lets nothing pass any more in either direction and cuts nothing,
+    `late` cuts the client off and keeps the statement back until `Proxy.let_go()`, when the server gets it after all.
     """
 
     app: str
     sql: str
     manner: Manner
     share: float = 1.0
+    most: float = float("inf")
     hits: int = 0
 
     def meets(self, app: str, sql: str, chance: Random) -> bool:
         """Whether this statement is to be hit."""
-        if not re.search(self.app, app) or not re.search(self.sql, sql) or chance.random() >= self.share:
+        if self.hits >= self.most or not re.search(self.app, app) or not re.search(self.sql, sql):
+            return False
+        if chance.random() >= self.share:
             return False
         self.hits += 1
         return True
@@ -52,6 +57,7 @@ class Pair:
     prepared: dict[bytes, str] = field(default_factory=dict)
     silent: bool = False
     doomed: Manner | None = None
+    kept: bytes = b""
 
     def cut(self) -> None:
         """Break both connections off, without a word to either side."""
@@ -62,8 +68,8 @@ class Pair:
 class Proxy:
     """Listens on a free port of the loopback in a thread of its own; rules may change at any time."""
 
-    def __init__(self, port: int, seed: int = 0) -> None:
-        """Stand before the server that listens on `port`."""
+    def __init__(self, port: int | str, seed: int = 0) -> None:
+        """Stand before the server that listens on `port` of the loopback, or on a socket of this path."""
         self.rules: list[Rule] = []
         self.port = 0
         self._to = port
@@ -71,6 +77,8 @@ class Proxy:
         self._meetings: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
+        self._late = asyncio.Event()
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy")
 
     def __enter__(self) -> Self:
@@ -86,6 +94,12 @@ class Proxy:
     def hits(self) -> int:
         """Return how often a rule has struck."""
         return sum(rule.hits for rule in self.rules)
+
+    def let_go(self) -> None:
+        """Let the server have the statement that came late, and wait until it has done with it."""
+        self._loop.call_soon_threadsafe(self._late.set)
+        if not self._done.wait(30):
+            raise TimeoutError("the server has not done with the late statement")
 
     def _run(self) -> None:
         self._loop.run_until_complete(self._serve())
@@ -106,7 +120,7 @@ class Proxy:
 
     async def _meet(self, reader: StreamReader, writer: StreamWriter) -> None:
         try:
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._to)
+            from_server, to_server = await self._connect()
         except OSError:
             writer.transport.abort()
             return
@@ -119,6 +133,11 @@ class Proxy:
                 one.cancel()
             pair.cut()
             await asyncio.gather(*both, return_exceptions=True)
+
+    async def _connect(self) -> tuple[StreamReader, StreamWriter]:
+        if isinstance(self._to, str):
+            return await asyncio.open_unix_connection(self._to)
+        return await asyncio.open_connection("127.0.0.1", self._to)
 
     # ── client to server ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -134,10 +153,21 @@ class Proxy:
                     return
                 if pair.silent:
                     continue
+                if pair.doomed == "late":
+                    await self._keep_back(kind, whole, pair)
+                    continue
                 pair.server.write(whole)
                 if pair.doomed == "during" and kind in (b"S", b"Q"):
                     await pair.server.drain()
                     return
+
+    async def _keep_back(self, kind: bytes, whole: bytes, pair: Pair) -> None:
+        pair.kept += whole
+        if kind in (b"S", b"Q"):
+            pair.client.transport.abort()
+            await self._late.wait()
+            pair.server.write(pair.kept)
+            await asyncio.Event().wait()  # until `_down` has seen the reply
 
     def _passes(self, kind: bytes, whole: bytes, pair: Pair) -> bool:
         sql = _statement(kind, whole[5:], pair)
@@ -163,6 +193,8 @@ class Proxy:
                 if pair.doomed:
                     # ReadyForQuery is sent when the statement's effect is there, committed unless in a transaction.
                     if kind == b"Z":
+                        if pair.doomed == "late":
+                            self._done.set()
                         return
                     continue
                 pair.client.write(whole)

@@ -148,7 +148,8 @@ def test_replies_that_are_lost_after_the_commit_lose_and_double_nothing(cluster:
         at_work(here, 1)
         proxy.rules += [
             Rule("queue", "COMMIT", "after", 0.1),
-            Rule("queue", "INSERT INTO taskrunner.task ", "during", 0.03),
+            Rule("queue", "taskrunner.add_one", "after", 0.1),
+            Rule("queue", "taskrunner.add_one|INSERT INTO taskrunner.task ", "during", 0.03),
             Rule("runner$", "picked AS MATERIALIZED", "after", 0.1),
             Rule("runner$", "picked AS MATERIALIZED", "during", 0.05),
             Rule("runner$", "retried AS", "after", 0.2),

@@ -31,6 +31,7 @@ from tests.integration.test_leases import (
     the_suspect_alone_is_charged,
     the_third_crash_is_the_last,
 )
+from tests.integration.test_repeats import a_late_insert_does_nothing
 from tests.integration.test_retry import a_release_counts_nothing, a_retry_counts_a_try
 from tests.integration.test_unique import one_live_task_per_key
 
@@ -109,6 +110,9 @@ BUGS = {
         "WHERE h.id = ANY(%(ids)s::uuid[])",
         "WHERE false AND h.id = ANY(%(ids)s::uuid[])",
         a_repeated_enqueue_revives_nothing,
+    ),
+    "a repeated enqueue that leaves no note for a late one": Bug(
+        enqueue_sql, "NOTE_REPEATS", "'repeat ' || n.id", "'repeated ' || n.id", a_late_insert_does_nothing
     ),
     "a rescue that charges what was only claimed": Bug(
         runner_sql, "RESCUE", "WHERE l.started_at IS NOT NULL\n       AND", "WHERE", only_started_tasks_are_charged

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PlainSerializer, SecretStr, computed_field, field_serializer
 
+from taskrunner import payload
 from taskrunner.errors import PayloadInvalid
 from taskrunner.errortext import CUT
 from taskrunner.jsonvalue import MAX_BYTES
@@ -63,6 +64,13 @@ class Typed(Task):
     pair: tuple[int, str] = (1, "a")
     line: deque[int] = Field(default_factory=deque)
     named: dict[int, list[Decimal]] = Field(default_factory=dict)
+
+
+class Plain(Task):
+    text: str = ""
+    whole: int = 0
+    number: float = 0.0
+    flag: bool = False
 
 
 def through_jsonb(text: str) -> str:
@@ -426,3 +434,58 @@ def test_an_error_is_written_with_its_type_its_text_and_where_it_happened():
     assert "test_payload.py" in entry["traceback"]
     assert error_entry(KeyError()) == {"message": "KeyError", "traceback": "KeyError\n"}
     assert error_entry("timed out\0") == {"message": "timed out\ufffd", "traceback": ""}
+
+
+# --- the short way of plain tasks ----------------------------------------------------------------------------------
+
+ODD = st.one_of(
+    st.text(),
+    st.sampled_from(
+        ["nul \0", "\ud800", "é\u2028", 2**63, -(2**64), 10**5000, 2.0**53, 1e308, float("nan"), float("inf")]
+    ),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.lists(st.integers(), max_size=2),
+)
+
+
+@settings(max_examples=400)
+@given(text=st.text() | ODD, whole=st.integers() | ODD, number=st.floats() | ODD, flag=st.booleans() | ODD)
+def test_the_short_way_writes_and_refuses_what_the_long_one_does(**values: Any) -> None:
+    """SPEC ENQ 8: also what only slipped by the class's own validation."""
+    task = Plain.model_construct(**values)
+    with pytest.MonkeyPatch.context() as patch:
+        short = written(task)
+        patch.setattr(payload, "_is_plain", lambda *_: False)
+        assert short == written(task)
+
+
+def written(task: Task) -> str:
+    try:
+        return dump(task)
+    except PayloadInvalid as error:
+        return f"refused: {error}"
+
+
+def test_a_class_with_a_say_in_how_it_is_written_goes_the_long_way() -> None:
+    class Shouting(Task):
+        text: str = ""
+
+        @field_serializer("text")
+        def loud(self, text: str) -> str:
+            return text.upper()
+
+    class Trimmed(Task):
+        text: Annotated[str, PlainSerializer(str.strip)] = ""
+
+    class Hidden(Task):
+        text: str = Field("", exclude=True)
+
+    class Roomy(Task, extra="allow"):
+        text: str = ""
+
+    assert payload._plain_fields(Plain)
+    for cls in (Shouting, Trimmed, Hidden, Roomy, Typed, Loose):
+        assert payload._plain_fields(cls) == ()
