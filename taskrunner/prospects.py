@@ -11,11 +11,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from taskrunner.store.task import NO_FLOOR, Claimed, Floor, Front, Hint, Prospect
+from taskrunner.store.task import NO_FLOOR, Claimed, Floor, Front, Hint, Prospect, Turn
 
 _AT_ONCE = 64  # fronts asked in one claim
 _KEPT = 256  # fronts of a queue remembered, those with nothing due included
 _LATE = -0.4  # seconds: CYCLE looks half a second beneath every floor, so a hint less late than this needs no more
+_STRAYS = 1.0  # seconds between two looks for rows of a fair queue that were never told so
 _NEVER = float("inf")
 
 
@@ -39,6 +40,9 @@ class _Queue:
     asking: int = 0  # claims in flight
     asked_at: float = 0.0
     rich: bool = False  # the last claim got all it asked for
+    fair: bool = False
+    turn: Turn = field(default_factory=Turn)
+    strays_at: float = 0.0
 
     def due_at(self) -> float:
         return min((front.due_at for front in self.known.values()), default=_NEVER)
@@ -46,12 +50,14 @@ class _Queue:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A claim to be made: of which queue, from which fronts."""
+    """A claim to be made: of which queue, from which fronts; of a fair one, beginning where, and with strays or not."""
 
     queue: str
     fronts: list[Front]
     known: list[_Known]
     asked_at: float
+    turn: Turn | None = None
+    strays: bool = False
 
 
 class Prospects:
@@ -97,13 +103,16 @@ class Prospects:
         seen: set[_Known] = set()
         for prospect in found:
             queue = self._queues[prospect.queue]
+            queue.fair = prospect.fair
             key = (prospect.type, prospect.priority)
             front = queue.known.setdefault(key, _Known(prospect.type, prospect.priority))
             seen.add(front)
             due_at = now + prospect.due_in
             front.due_at = min(front.due_at, due_at) if front.heard_at > asked_at else due_at
-            quiet = not queue.asking and queue.asked_at < asked_at
-            _lower(front, prospect, sure=quiet)
+            if queue.fair:  # nothing else moves the floors of a fair queue: its claims are in another order
+                front.floor = Floor(prospect.maturity_at, prospect.id)
+            else:
+                _lower(front, prospect, sure=not queue.asking and queue.asked_at < asked_at)
         for queue in self._queues.values():
             _forget(queue, seen, asked_at)
 
@@ -131,17 +140,31 @@ class Prospects:
         queue.asked_at = now
         known = sorted((front for front in queue.known.values() if front.due_at <= now), key=lambda f: -f.priority)
         del known[_AT_ONCE:]
-        return Plan(name, [Front(front.type, front.priority, front.floor) for front in known], known, now)
+        fronts = [Front(front.type, front.priority, front.floor) for front in known]
+        if not queue.fair:
+            return Plan(name, fronts, known, now)
+        strays = now - queue.strays_at >= _STRAYS
+        queue.strays_at = now if strays else queue.strays_at
+        return Plan(name, fronts, known, now, queue.turn, strays)
 
     def claimed(self, plan: Plan, claims: Sequence[Claimed], room: int) -> None:
         """Note what a claim brought, in the order of the tasks: the floors move to the first of each front."""
         queue = self._queues[plan.queue]
-        queue.asking -= 1
         for claim in reversed(claims):
             front = queue.known.get((claim.type, claim.priority))
             if front is not None:
                 front.floor = Floor(claim.maturity_at, claim.id)
-        queue.rich = len(claims) >= room
+        self._answered(queue, plan, rich=len(claims) >= room)
+
+    def went_round(self, plan: Plan, turn: Turn, *, more: bool) -> None:
+        """Note how far a claim has come round a fair queue, and whether there is more to be had."""
+        queue = self._queues[plan.queue]
+        queue.turn = turn
+        self._answered(queue, plan, rich=more)
+
+    def _answered(self, queue: _Queue, plan: Plan, *, rich: bool) -> None:
+        queue.asking -= 1
+        queue.rich = rich
         if queue.rich:
             return
         for front in plan.known:
@@ -161,8 +184,10 @@ class Prospects:
         return max(0.0, first - time.monotonic())
 
     def _worth(self, queue: _Queue, now: float) -> bool:
-        if not queue.asking or queue.rich:
+        if not queue.asking or (queue.rich and not queue.fair):
             return queue.due_at() <= now
+        if queue.fair:  # where the next claim begins is what this one will say
+            return False
         return any(front.due_at <= now and front.heard_at > queue.asked_at for front in queue.known.values())
 
 

@@ -54,11 +54,14 @@ CREATE TABLE taskrunner.task (
     errors JSONB DEFAULT '[]' NOT NULL,
     progress JSONB,
     successor JSONB,
+    fair_tenant TEXT COLLATE "C",
     PRIMARY KEY (id),
     CONSTRAINT task_state_check CHECK (state IN ('pending', 'running', 'blocked')),
     CONSTRAINT task_tenant_check CHECK (tenant <> '')
 );
 CREATE INDEX task_claim ON taskrunner.task (queue, type, priority, maturity_at, id) WHERE state = 'pending';
+CREATE INDEX task_fair ON taskrunner.task (queue, type, fair_tenant, priority, maturity_at, id)
+    WHERE state = 'pending' AND fair_tenant IS NOT NULL;
 CREATE INDEX task_running ON taskrunner.task (runner_id) WHERE state = 'running';
 CREATE UNIQUE INDEX task_tick ON taskrunner.task (schedule_id, tick_at) WHERE schedule_id IS NOT NULL;
 CREATE UNIQUE INDEX task_unique ON taskrunner.task (tenant, type, unique_key) WHERE unique_key IS NOT NULL;
@@ -195,7 +198,6 @@ CREATE TABLE taskrunner.queue_settings (
     paused BOOLEAN DEFAULT false NOT NULL,
     paused_at TIMESTAMP WITH TIME ZONE,
     fair BOOLEAN DEFAULT false NOT NULL,
-    fair_cursor TEXT DEFAULT '' NOT NULL,
     weights JSONB DEFAULT '{}' NOT NULL,
     limits JSONB DEFAULT '{}' NOT NULL,
     PRIMARY KEY (queue)
