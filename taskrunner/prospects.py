@@ -184,10 +184,11 @@ class Prospects:
         return max(0.0, first - time.monotonic())
 
     def _worth(self, queue: _Queue, now: float) -> bool:
-        if not queue.asking or (queue.rich and not queue.fair):
-            return queue.due_at() <= now
-        if queue.fair:  # where the next claim begins is what this one will say
+        # Where the next claim of a fair queue begins is what this one will say; of many tenants one turn is no matter.
+        if queue.fair and queue.asking and not queue.turn.wide:
             return False
+        if not queue.asking or queue.rich:
+            return queue.due_at() <= now
         return any(front.due_at <= now and front.heard_at > queue.asked_at for front in queue.known.values())
 
 

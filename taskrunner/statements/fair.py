@@ -22,21 +22,8 @@ line AS MATERIALIZED (
     SELECT DISTINCT f.type FROM front f
 )"""
 
-# The skip scan, from the cursor: tenants in descending order, by `before`, then from the top down to it again.
-# Backwards for the reason of SURVEY: the dead entries are those of the earliest maturities. A step is one descent a
-# type for the next tenant, and one a front for what is due of it: no more than the rest of its turn. It ends when
-# that makes enough, or has come round, or behind 2,000 tenants: those whose tasks are all immature are passed by.
-# `spent` is what the cursor's tenant has had of its turn; OFFSET 0 keeps the tenant from being looked for twice.
-_CIRCLE = """,
-circle AS MATERIALIZED (
-    WITH RECURSIVE step(place, lap, tenant, weight, spent, due, load) AS (
-        SELECT 0, 0, %(before)s::text COLLATE "C", 0, 0, 0::bigint, 0::bigint FROM line
-        UNION ALL
-        SELECT s.place + 1, w.lap, n.tenant, w.weight, w.spent, d.due, s.load + d.due
-          FROM step s
-         CROSS JOIN line
-         CROSS JOIN LATERAL (
-               SELECT coalesce(
+# The tenant that comes next in descending order; behind the last one the first, once.
+_NEXT = """               SELECT coalesce(
                    (SELECT max(x.fair_tenant)
                       FROM kind k
                      CROSS JOIN LATERAL (
@@ -53,13 +40,37 @@ circle AS MATERIALIZED (
                               AND t.fair_tenant IS NOT NULL
                             ORDER BY t.fair_tenant DESC, t.priority DESC, t.maturity_at DESC, t.id DESC LIMIT 1) x)
                    END) AS tenant
-               OFFSET 0) n
-         CROSS JOIN LATERAL (
-               SELECT a.weight, CASE WHEN n.tenant < s.tenant THEN s.lap ELSE 1 END AS lap,
+"""
+
+# What it weighs, and `spent`, what the cursor's tenant has had of its turn.
+_WEIGHT = """               SELECT a.weight, CASE WHEN n.tenant < s.tenant THEN s.lap ELSE 1 END AS lap,
                       CASE WHEN s.place = 0 AND n.tenant = %(tenant)s AND %(left)s > 0
                            THEN greatest(a.weight - %(left)s, 0) ELSE 0 END AS spent
                  FROM (SELECT greatest(coalesce((line.weights ->> n.tenant)::int, 1), 1) AS weight) a
-               OFFSET 0) w
+"""
+
+# The skip scan, from the cursor: tenants in descending order, by `before`, then from the top down to it again.
+# Backwards for the reason of SURVEY: the dead entries are those of the earliest maturities. A step is one descent a
+# type for the next tenant, and one a front for what is due of it: no more than the rest of its turn. It ends when
+# that makes enough, or has come round, or behind 2,000 tenants: those whose tasks are all immature are passed by.
+# OFFSET 0 keeps the tenant from being looked for twice.
+_CIRCLE = (
+    """,
+circle AS MATERIALIZED (
+    WITH RECURSIVE step(place, lap, tenant, weight, spent, due, load) AS (
+        SELECT 0, 0, %(before)s::text COLLATE "C", 0, 0, 0::bigint, 0::bigint FROM line
+        UNION ALL
+        SELECT s.place + 1, w.lap, n.tenant, w.weight, w.spent, d.due, s.load + d.due
+          FROM step s
+         CROSS JOIN line
+         CROSS JOIN LATERAL (
+"""
+    + _NEXT
+    + """               OFFSET 0) n
+         CROSS JOIN LATERAL (
+"""
+    + _WEIGHT
+    + """               OFFSET 0) w
          CROSS JOIN LATERAL (
                SELECT count(*) AS due
                  FROM (SELECT FROM front f
@@ -77,18 +88,21 @@ circle AS MATERIALIZED (
     )
     SELECT s.place, s.tenant, s.weight, s.spent, s.due, s.load FROM step s WHERE s.place > 0
 )"""
+)
 
 # How much of each tenant: the rest of its turn; where all tenants together have less than is wanted in one round, as
-# many rounds as would fill it. Whoever has less leaves it to the next claim, which follows at once (`more`).
+# many rounds as would fill it if all had work for them; of four tenants or fewer, as much as there is. What is not
+# filled then is left to the next claim, which follows at once (`more`).
 _PORTION = """,
 lap AS MATERIALIZED (
     SELECT count(*) < 2000 AND coalesce(max(c.load), 0) < %(room)s AS whole,
-           greatest(sum(c.weight) FILTER (WHERE c.due > 0), 1) AS weight
+           greatest(max(c.load), 1) AS load, count(*) FILTER (WHERE c.due > 0) <= 4 AS few
       FROM circle c
 ), portion AS MATERIALIZED (
     SELECT c.place, c.tenant, c.weight, c.spent,
-           least(CASE WHEN l.whole THEN c.weight * ((%(room)s + l.weight - 1) / l.weight) ELSE c.weight END - c.spent,
-                 %(room)s) AS room
+           least(CASE WHEN l.whole AND l.few THEN %(room)s
+                      WHEN l.whole THEN c.weight * ((%(room)s + l.load - 1) / l.load) - c.spent
+                      ELSE c.weight - c.spent END, %(room)s) AS room
       FROM circle c CROSS JOIN lap l
      WHERE c.due > 0
 )"""
@@ -159,10 +173,10 @@ rest AS MATERIALIZED (
     SELECT p.id FROM taken p UNION ALL SELECT s.id FROM stray s
 )"""
 
-# One row more, without an id: the tenant whose turn it was last, what is left of that turn, the weights that are not 1,
-# and whether there is more to be claimed.
+# One row more, without an id: the tenant whose turn it was last, what is left of that turn, whether there are more
+# tenants than one claim takes from, the weights that are not 1, and whether there is more to be claimed.
 _CURSOR = """UNION ALL
-SELECT NULL, e.left_over, e.tenant, NULL, NULL, NULL,
+SELECT NULL, e.left_over, e.tenant, NULL, NULL, (NOT l.whole)::int,
        (SELECT jsonb_object_agg(p.tenant, p.weight) FROM portion p WHERE p.weight <> 1)::text,
        NULL, NULL, NULL, NULL, NULL, NULL, r.more
   FROM rest r
@@ -175,6 +189,59 @@ SELECT NULL, e.left_over, e.tenant, NULL, NULL, NULL,
                SELECT 1, h.tenant, h.weight - 1 - h.step, h.place, h.turn FROM head h) a
         ORDER BY a.rank, a.turn DESC, a.place DESC, a.left_over LIMIT 1) e
 """
+
+# Many tenants, of whom one round is enough, and no two fronts of the same priority: each is locked as it is met.
+_WIDE = (
+    """,
+circle AS MATERIALIZED (
+    WITH RECURSIVE step(place, lap, tenant, weight, spent, ids, load) AS (
+        SELECT 0, 0, %(before)s::text COLLATE "C", 0, 0, '{}'::uuid[], 0 FROM line
+        UNION ALL
+        SELECT s.place + 1, w.lap, n.tenant, w.weight, w.spent, d.ids, s.load + cardinality(d.ids)
+          FROM step s
+         CROSS JOIN line
+         CROSS JOIN LATERAL (
+"""
+    + _NEXT
+    + """               OFFSET 0) n
+         CROSS JOIN LATERAL (
+"""
+    + _WEIGHT
+    + """               OFFSET 0) w
+         CROSS JOIN LATERAL (
+               SELECT ARRAY(
+                   SELECT t.id
+                     FROM front f
+                    CROSS JOIN LATERAL (
+                          SELECT t.id FROM taskrunner.task t
+                           WHERE t.state = 'pending' AND t.queue = %(queue)s AND t.type = f.type
+                             AND t.fair_tenant = n.tenant AND t.priority = f.priority
+                             AND t.maturity_at <= taskrunner.clock()
+                             AND (t.maturity_at, t.id) >= (f.floor_at, f.floor_id)
+                             AND (%(suspects)s OR t.crashes = 0)
+                           ORDER BY t.maturity_at, t.id LIMIT least(w.weight - w.spent, %(room)s - s.load)
+                             FOR UPDATE SKIP LOCKED) t
+                    LIMIT least(w.weight - w.spent, %(room)s - s.load)) AS ids
+               OFFSET 0) d
+         WHERE s.place < 2000 AND s.load < %(room)s AND n.tenant IS NOT NULL
+           AND (w.lap = 0 OR n.tenant >= %(before)s)
+    )
+    SELECT s.place, s.tenant, s.weight, s.spent, s.ids, s.load FROM step s WHERE s.place > 0
+), picked AS MATERIALIZED (
+    SELECT unnest(c.ids) AS id FROM circle c
+)"""
+)
+
+_WIDE_CURSOR = """UNION ALL
+SELECT NULL, c.weight - c.spent - cardinality(c.ids), c.tenant, NULL, NULL,
+       (c.load >= %(room)s OR c.place >= 2000)::int,
+       (SELECT jsonb_object_agg(w.tenant, w.weight) FROM circle w WHERE w.weight <> 1)::text,
+       NULL, NULL, NULL, NULL, NULL, NULL, true
+  FROM (SELECT l.place, l.tenant, l.weight, l.spent, l.ids, l.load FROM circle l ORDER BY l.place DESC LIMIT 1) c
+"""
+
+CYCLE_WIDE = ENDING + _LINE + _WIDE + CLAIMED + _WIDE_CURSOR
+"""One round trip: end, mark, claim from a fair queue of which more tenants have due tasks than are claimed."""
 
 CYCLE_FAIR = ENDING + _LINE + _CIRCLE + _PORTION + _TAKEN + _PICKED + CLAIMED + _CURSOR
 """One round trip: end, mark, claim from a fair queue."""

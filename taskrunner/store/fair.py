@@ -10,7 +10,7 @@ from uuid import UUID
 from taskrunner.db import Op, Row, Steps, scalar
 from taskrunner.statements import fair as hot
 from taskrunner.statements import fairness as sql
-from taskrunner.store.task import Claimed, Cycle, Cycled, Due, Turn, announce, cycle_params
+from taskrunner.store.task import Claimed, Cycle, Cycled, Due, Turn, announce, cycle_params, distinct_priorities
 
 
 def cycle(asked: Cycle, turn: Turn, *, strays: bool = True) -> Op[Cycled]:
@@ -19,8 +19,10 @@ def cycle(asked: Cycle, turn: Turn, *, strays: bool = True) -> Op[Cycled]:
     With `strays`, rows that were never told to be of a fair queue are claimed when nothing else is due.
     """
     before = _before(turn)
-    params = {**cycle_params(asked), **turn._asdict(), "before": before, "strays": strays}
-    return Op(hot.CYCLE_FAIR, params, lambda rows: _cycled(rows, turn))
+    params = {**cycle_params(asked), "tenant": turn.tenant, "left": turn.left, "before": before}
+    if turn.wide and distinct_priorities(asked):
+        return Op(hot.CYCLE_WIDE, params, lambda rows: _cycled(rows, turn, more=True))
+    return Op(hot.CYCLE_FAIR, {**params, "strays": strays}, lambda rows: _cycled(rows, turn, more=False))
 
 
 def in_turn(claims: Sequence[Claimed], weights: Mapping[str, int], turn: Turn) -> list[Claimed]:
@@ -46,11 +48,11 @@ def _before(turn: Turn) -> str:
     return turn.tenant + "\x01" if turn.left else turn.tenant
 
 
-def _cycled(rows: Sequence[Row], turn: Turn) -> Cycled:
-    claims, left, after, weights, more = [], [], turn, {}, False
+def _cycled(rows: Sequence[Row], turn: Turn, *, more: bool) -> Cycled:
+    claims, left, after, weights = [], [], turn._replace(wide=False), {}
     for row in rows:
         if row[0] is None:
-            after, weights, more = Turn(row[2], row[1]), json.loads(row[6] or "{}"), row[13]
+            after, weights, more = Turn(row[2], row[1], bool(row[5])), json.loads(row[6] or "{}"), row[13]
         elif row[2] is None:
             left.append((row[0], row[1]))
         else:

@@ -116,10 +116,14 @@ class Prospect(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """How far a runner has come round a fair queue: the tenant it took from last, and what is left of its turn."""
+    """How far a runner has come round a fair queue: the tenant it took from last, and what is left of its turn.
+
+    It is `wide` when the last claim did not come round: of each tenant it took one turn at most.
+    """
 
     tenant: str = ""
     left: int = 0
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +205,12 @@ def _hints(queue: str, fronts: Mapping[tuple[str | None, int], float]) -> list[H
 
 def cycle(asked: Cycle) -> Op[Cycled]:
     """End, mark and claim in one round trip. Endings that found no row are returned as `left`: see `fates`."""
-    merged = len({front.priority for front in asked.fronts}) < len(asked.fronts)
-    return Op(hot.CYCLE_MERGED if merged else hot.CYCLE, cycle_params(asked), _cycled)
+    return Op(hot.CYCLE if distinct_priorities(asked) else hot.CYCLE_MERGED, cycle_params(asked), _cycled)
+
+
+def distinct_priorities(asked: Cycle) -> bool:
+    """Tell whether no two of the fronts have the same priority."""
+    return len({front.priority for front in asked.fronts}) == len(asked.fronts)
 
 
 def cycle_params(asked: Cycle) -> dict[str, Any]:

@@ -144,6 +144,17 @@ def test_whoever_has_work_gets_what_others_leave(engine: Engine) -> None:
     assert not going.more
 
 
+def test_a_claim_from_many_tenants_whose_work_ends_is_followed_by_one_that_takes_the_rest(engine: Engine) -> None:
+    make_fair(engine)
+    engine.flood(30, tenant=("'t' || i",), fair_tenant=("'t' || i",))
+    fill(engine, A=30)
+    going = Round(engine)
+    claimed = 0
+    while going.more:
+        claimed += len(going.claim(20))
+    assert claimed == 60
+
+
 def test_immature_tasks_and_tenants_hold_nobody_up(engine: Engine) -> None:
     immature_hold_nobody_up(engine)
 
@@ -292,8 +303,10 @@ def test_a_task_written_by_a_transaction_that_did_not_know_comes_at_last(engine:
 
 def strays_come_at_last(engine: Engine) -> None:
     with psycopg.connect(engine.url) as unaware:
+        unaware.execute("SELECT 1")  # its transaction begins
         (stray,) = db.run(unaware, enqueue_one(engine))
         assert not fairness.set_fair_by(engine.conn, "default", fair=True, patience=0.0)
+        unaware.commit()
     fill(engine, A=2)
     going = Round(engine)
     order = going.claim(2)
