@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
+from uuid_utils.compat import uuid7
 
-from taskrunner import db, fairness
-from taskrunner.store import fair
+from taskrunner import db, events, fairness, register_task
+from taskrunner.recorder import Recorder
+from taskrunner.runner import Ties
+from taskrunner.store import enqueue, fair
 from taskrunner.store import task as store
 from taskrunner.store.task import Claimed, Cycle, Cycled, Turn
+from taskrunner.task import Task
 from tests.engine import LEASE, Engine, fronts, holding, ids_of
 from tests.plans import Plan, explain
 
@@ -61,6 +68,10 @@ def fill(engine: Engine, **counts: int) -> None:
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4, 7, 100])
 def test_tenants_come_in_turn_whatever_the_size_of_the_claims(engine: Engine, room: int) -> None:
+    tenants_come_in_turn(engine, room)
+
+
+def tenants_come_in_turn(engine: Engine, room: int = 2) -> None:
     make_fair(engine)
     fill(engine, A=5, B=5, C=5)
     going = Round(engine)
@@ -185,8 +196,8 @@ def locked_rows_are_passed_by(engine: Engine) -> None:
     with holding(engine.url, "SELECT FROM taskrunner.task WHERE id = %s FOR UPDATE", first):
         try:
             taken = going.claim(2)
-        except psycopg.errors.LockNotAvailable:
-            pytest.fail("the claim waited")
+        except psycopg.errors.LockNotAvailable as error:
+            raise AssertionError("the claim waited") from error
     assert [claim.tenant for claim in taken] == ["B", "A"]
     assert first not in ids_of(taken)
     assert first in ids_of(going.claim(10))
@@ -304,7 +315,7 @@ def test_a_task_written_by_a_transaction_that_did_not_know_comes_at_last(engine:
 def strays_come_at_last(engine: Engine) -> None:
     with psycopg.connect(engine.url) as unaware:
         unaware.execute("SELECT 1")  # its transaction begins
-        (stray,) = db.run(unaware, enqueue_one(engine))
+        (stray,) = db.run(unaware, enqueue.add([engine.new(tenant="A")]))
         assert not fairness.set_fair_by(engine.conn, "default", fair=True, patience=0.0)
         unaware.commit()
     fill(engine, A=2)
@@ -315,7 +326,100 @@ def strays_come_at_last(engine: Engine) -> None:
     assert not going.more
 
 
-def enqueue_one(engine: Engine) -> Any:
-    from taskrunner.store import enqueue
+@pytest.mark.anyio
+async def test_while_tasks_are_added_run_and_the_queue_is_switched_all_run_once(engine: Engine) -> None:
+    register_noop()
+    added: list[UUID] = []
 
-    return enqueue.add([engine.new(tenant="A")])
+    def add() -> None:
+        with engine.door() as door:
+            for number in range(60):
+                tenant = "ABCDEF"[number % 6]
+                added.extend(one.id for one in door.add_many([Turns(), Turns()], tenant=tenant))
+                added.append(door.add(Turns(), tenant=tenant).id)
+
+    def switch() -> None:
+        for number in range(7):
+            fairness.set_fair(engine.url, "default", fair=number % 2 == 0)
+
+    async with engine.running() as running:
+        await asyncio.gather(asyncio.to_thread(add), asyncio.to_thread(switch))
+        await running.ended(*added)
+    assert len(added) == 180
+    assert [running.runs(id_) for id_ in added] == [1] * 180
+    assert Counter(engine.ends(id_) for id_ in added) == {1: 180}
+
+
+# ── a runner ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Turns(Task):
+    async def run(self) -> None: ...
+
+
+def register_noop() -> None:
+    register_task("T")(Turns)
+
+
+@pytest.fixture
+def begun(engine: Engine) -> tuple[asyncio.Queue[str], asyncio.Semaphore]:
+    """Register a type whose tasks tell their tenant when they begin, and end when somebody lets one."""
+    began, let = asyncio.Queue[str](), asyncio.Semaphore(0)
+
+    async def run(self: Task) -> None:
+        began.put_nowait(self.context.tenant)
+        await let.acquire()
+
+    register_task("T")(type("Held", (Task,), {"run": run, "__module__": __name__, "__qualname__": "Held"}))
+    return began, let
+
+
+@pytest.mark.anyio
+async def test_a_new_tenants_task_is_among_the_next_two_that_a_runner_starts(
+    engine: Engine, begun: tuple[asyncio.Queue[str], asyncio.Semaphore]
+) -> None:
+    """SPEC TEN 55."""
+    began, let = begun
+    make_fair(engine)
+    fill(engine, A=100)
+    async with engine.running(concurrency=1, grace=timedelta(0)):
+        for _ in range(3):
+            await began.get()
+            let.release()
+        await began.get()
+        fill(engine, B=1)
+        order = []
+        for _ in range(2):
+            let.release()
+            order.append(await began.get())
+    assert "B" in order
+
+
+@pytest.mark.anyio
+async def test_claims_ahead_take_turns_with_a_new_tenants(engine: Engine, tmp_path: Path) -> None:
+    """SPEC TEN 55: as a supervisor's runner claims, with a flight recorder."""
+    order: list[str] = []
+    late = asyncio.Event()
+
+    async def run(self: Task) -> None:
+        order.append(self.context.tenant)
+        if len(order) == 400:
+            late.set()
+        await asyncio.sleep(0)
+
+    register_task("T")(type("Noted", (Task,), {"run": run, "__module__": __name__, "__qualname__": "Noted"}))
+    make_fair(engine, A=2)
+    fill(engine, A=4000)
+    new, so_far = uuid7(), list[int]()
+
+    def claimed(event: events.Claimed) -> None:
+        if new in event.task_ids:
+            so_far.append(len(order))
+
+    recorder = Recorder(tmp_path / "recorder", 64)
+    with closing(recorder), events.on(events.Claimed, claimed):
+        async with engine.running(Ties(recorder=recorder), concurrency=4) as running:
+            await late.wait()
+            await asyncio.to_thread(engine.add, id=new, tenant="B")
+            await running.ended(new)
+    assert order.index("B") <= so_far[0] + 4 + 2, "behind what runs, and one turn of the other's"
