@@ -18,11 +18,15 @@ CREATE FUNCTION taskrunner.clock() RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     AS 'SELECT now()';
 
--- Element by element, for the histograms of task_stats.
+-- Element by element, for the histograms of task_stats. One expression without a FROM, so that the planner puts it in
+-- place of the call: 300 tenants in a cycle are 600 calls.
 CREATE FUNCTION taskrunner.add_histograms(bigint[], bigint[]) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS 'SELECT array_agg(coalesce(a, 0) + coalesce(b, 0) ORDER BY i)
-          FROM unnest($1, $2) WITH ORDINALITY AS u(a, b, i)';
+    AS 'SELECT ARRAY[coalesce($1[1], 0) + coalesce($2[1], 0), coalesce($1[2], 0) + coalesce($2[2], 0), coalesce($1[3], 0) + coalesce($2[3], 0),
+                     coalesce($1[4], 0) + coalesce($2[4], 0), coalesce($1[5], 0) + coalesce($2[5], 0), coalesce($1[6], 0) + coalesce($2[6], 0),
+                     coalesce($1[7], 0) + coalesce($2[7], 0), coalesce($1[8], 0) + coalesce($2[8], 0), coalesce($1[9], 0) + coalesce($2[9], 0),
+                     coalesce($1[10], 0) + coalesce($2[10], 0), coalesce($1[11], 0) + coalesce($2[11], 0), coalesce($1[12], 0) + coalesce($2[12], 0),
+                     coalesce($1[13], 0) + coalesce($2[13], 0)]';
 """
 
 TABLES = """
