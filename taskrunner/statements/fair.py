@@ -91,8 +91,9 @@ circle AS MATERIALIZED (
 )
 
 # How much of each tenant: the rest of its turn; where all tenants together have less than is wanted in one round, as
-# many rounds as would fill it if all had work for them; of four tenants or fewer, as much as there is. What is not
-# filled then is left to the next claim, which follows at once (`more`).
+# many rounds as would fill it if all had work for them; of four tenants or fewer sixteen rounds, and never more: who
+# comes now waits for what is in flight and what has just come, less than fifty tasks of one tenant alone. What is not
+# filled is left to the next claim, which follows at once (`more`).
 _PORTION = """,
 lap AS MATERIALIZED (
     SELECT count(*) < 2000 AND coalesce(max(c.load), 0) < %(room)s AS whole,
@@ -100,9 +101,9 @@ lap AS MATERIALIZED (
       FROM circle c
 ), portion AS MATERIALIZED (
     SELECT c.place, c.tenant, c.weight, c.spent,
-           least(CASE WHEN l.whole AND l.few THEN %(room)s
-                      WHEN l.whole THEN c.weight * ((%(room)s + l.load - 1) / l.load) - c.spent
-                      ELSE c.weight - c.spent END, %(room)s) AS room
+           least(CASE WHEN NOT l.whole THEN c.weight - c.spent
+                      WHEN l.few THEN c.weight * 16 - c.spent
+                      ELSE c.weight * least((%(room)s + l.load - 1) / l.load, 16) - c.spent END, %(room)s) AS room
       FROM circle c CROSS JOIN lap l
      WHERE c.due > 0
 )"""
