@@ -109,7 +109,7 @@ class Prospects:
             seen.add(front)
             due_at = now + prospect.due_in
             front.due_at = min(front.due_at, due_at) if front.heard_at > asked_at else due_at
-            if queue.fair:  # nothing else moves the floors of a fair queue: its claims are in another order
+            if queue.fair:  # its claims are in another order: the survey alone moves its floors, both ways
                 front.floor = Floor(prospect.maturity_at, prospect.id)
             else:
                 _lower(front, prospect, sure=not queue.asking and queue.asked_at < asked_at)

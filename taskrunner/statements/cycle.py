@@ -93,7 +93,8 @@ begun AS MATERIALIZED (
 # starts behind the dead entries that vacuum cannot remove while somebody holds an old snapshot: index task_claim
 # (queue, type, priority, maturity_at, id). A floor is at least half a second old: an enqueue takes its maturity when
 # its transaction begins, and may commit after a later one was claimed.
-# A runner whose lease has ended claims nothing, nor does anybody from a paused queue.
+# A runner whose lease has ended claims nothing, nor does anybody from a paused queue, nor from a fair one without
+# knowing: the survey tells, and CYCLE_FAIR claims.
 _FRONTS = """,
 front AS MATERIALIZED (
     SELECT f.type, f.priority, least(f.floor_at, taskrunner.clock() - interval '0.5 seconds') AS floor_at, f.floor_id
@@ -101,7 +102,7 @@ front AS MATERIALIZED (
            AS f(type, priority, floor_at, floor_id)
      WHERE %(room)s > 0
        AND EXISTS (SELECT FROM taskrunner.runner r WHERE r.id = %(runner_id)s AND r.lease_until > taskrunner.clock())
-       AND NOT EXISTS (SELECT FROM taskrunner.queue_settings q WHERE q.queue = %(queue)s AND q.paused)
+       AND NOT EXISTS (SELECT FROM taskrunner.queue_settings q WHERE q.queue = %(queue)s AND (q.paused OR q.fair))
 )"""
 
 # One type a priority: front by front, row by row, until there are enough, so that no more than n rows are locked.

@@ -261,6 +261,27 @@ def test_a_runner_whose_lease_has_ended_claims_nothing_nor_anybody_from_a_paused
     assert Round(engine).claim(10) == []
 
 
+def test_who_does_not_know_that_a_queue_is_fair_takes_nothing_from_it(engine: Engine) -> None:
+    """SPEC TEN 55: it was made fair while it was empty, so that no survey has told."""
+    make_fair(engine)
+    fill(engine, A=3, B=3)
+    assert engine.claim(engine.join(), 10) == []
+
+
+@pytest.mark.anyio
+async def test_a_queue_made_fair_while_it_is_empty_is_fair_for_the_runners_that_wait(
+    engine: Engine, begun: tuple[asyncio.Queue[str], asyncio.Semaphore]
+) -> None:
+    began, let = begun
+    async with engine.running(concurrency=1, grace=timedelta(0)) as running:
+        await running.until(events.Listening)
+        await asyncio.to_thread(make_fair, engine)
+        await asyncio.to_thread(fill, engine, A=20, B=20)
+        for _ in range(10):
+            let.release()
+        assert sorted([await began.get() for _ in range(10)]) == ["A"] * 5 + ["B"] * 5
+
+
 def test_a_cycle_of_a_fair_queue_ends_what_was_claimed(engine: Engine) -> None:
     make_fair(engine)
     fill(engine, A=2, B=1)
