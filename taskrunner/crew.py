@@ -10,7 +10,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +32,7 @@ log = logging.getLogger("taskrunner.runner")
 
 _REST = 2.0  # seconds without claims after the system gave no thread or process
 
-MarkSuspect = Callable[[Attempt], Awaitable[bool]]
+MarkSuspect = Callable[[Attempt], Coroutine[Any, Any, bool]]
 """Stores the start of a task that has seen a runner die; False when the claim is no longer ours."""
 
 
@@ -63,7 +64,7 @@ class Crew:
         self._ready: deque[Attempt] = deque()
         self._filling = False
         self._suspect: Attempt | None = None
-        self._marking: asyncio.Task[None] | None = None
+        self._marking: asyncio.Task[bool] | None = None
         self._waiting: deque[Attempt] = deque()
         self._slots = settings.concurrency
         self._pace = Pace()
@@ -129,14 +130,13 @@ class Crew:
             self._held[claim.id.int] = attempt
             if claim.cancel_requested:  # the runner that was asked to stop it died, or had sent it back by then
                 self.ended(attempt, Finish("cancelled"))
-            elif claim.crashes:
-                self._wait_alone(attempt)
             else:
-                self._ready.append(attempt)
+                (self._waiting if claim.crashes else self._ready).append(attempt)
         if mixed:
             self._ready = deque(sorted(self._ready, key=lambda attempt: -_urgency(attempt)))
         if waiting and weights is not None:
             self._ready = _in_turn(self._ready)
+        self._next_suspect()
         self._fill()
 
     def refuse(self, claims: Sequence[Claimed]) -> None:
@@ -145,17 +145,23 @@ class Crew:
             self._held[claim.id.int] = attempt = Attempt(claim, self)
             self.ended(attempt, Release())
 
-    def shed(self, waited: float = 0.0) -> None:
+    def shed(self, waited: float) -> None:
         """Give back the claims that have waited for a slot for so many seconds."""
         before = time.monotonic() - waited
         while self._ready and self._ready[-1].taken_at <= before:
             self.ended(self._ready.pop(), Release())
 
+    def give_back(self, transition: Transition | None) -> None:
+        """Let this become of all that waits: nothing is to be started any more."""
+        waiting = [*self._waiting, *self._ready]
+        self._waiting.clear()
+        self._ready.clear()
+        for attempt in waiting:
+            self.ended(attempt, transition)
+
     def stop(self, reason: Stop) -> None:
         """Stop everything; what waits is released, or forgotten with the lease."""
-        while self._waiting or self._ready:
-            attempt = (self._waiting or self._ready).pop()
-            self.ended(attempt, None if reason is Stop.LOST else Release())
+        self.give_back(None if reason is Stop.LOST else Release())
         for attempt in list(self.active):
             attempt.stop(reason)
             if self._marking is not None and attempt is self._suspect:
@@ -168,9 +174,10 @@ class Crew:
             return
         if attempt in self.active:
             attempt.stop(Stop.CANCEL)
-        elif attempt in self._ready:
-            self._ready.remove(attempt)
-            self.ended(attempt, Finish("cancelled"))
+        for waiting in (self._ready, self._waiting):
+            if attempt in waiting:
+                waiting.remove(attempt)
+                self.ended(attempt, Finish("cancelled"))
 
     def forget(self) -> None:
         """Drop what is held and undelivered: it belongs to a lease that is gone."""
@@ -214,34 +221,27 @@ class Crew:
             tell(claim, transition, attempt.run_seconds)
             self.outbox.put(attempt, transition)
         if attempt is self._suspect:
-            self._next_suspect()
-        if self._ready:
-            self._fill()
+            self._suspect = None
+        self._next_suspect()
+        self._fill()
         self._changed()
 
-    def _wait_alone(self, attempt: Attempt) -> None:
-        """A task that has seen a runner die waits until it is the only such one that runs."""
-        self._waiting.append(attempt)
-        if self._suspect is None:
-            self._next_suspect()
-
     def _next_suspect(self) -> None:
-        self._suspect = self._waiting.popleft() if self._waiting else None
-        if self._suspect is not None:
+        """A task that has seen a runner die runs while no other such one does, and once its start is stored."""
+        if self._suspect is None and self._waiting and len(self.active) < self._slots:
+            self._suspect = self._waiting.popleft()
             self.active.add(self._suspect)
-            self._marking = self.loop.create_task(self._launch_suspect(self._suspect))
+            self._marking = self.loop.create_task(self._mark_suspect(self._suspect))
+            self._marking.add_done_callback(partial(self._marked, self._suspect))
 
-    async def _launch_suspect(self, attempt: Attempt) -> None:
-        """Run it once its start is stored: if we die, it alone is to blame."""
-        marked = False
-        try:
-            marked = await self._mark_suspect(attempt)
-        finally:
-            self._marking = None
-            if marked and attempt.stop_reason is None:
-                attempt.launch()
-            else:
-                self.ended(attempt, attempt.unrun())
+    def _marked(self, attempt: Attempt, marking: asyncio.Task[bool]) -> None:
+        """By a callback: an asyncio task that is cancelled before its first step runs no `finally`."""
+        self._marking = None
+        failed = marking.cancelled() or marking.exception() is not None
+        if not failed and marking.result() and attempt.stop_reason is None:
+            attempt.launch()
+        else:
+            self.ended(attempt, attempt.unrun())
 
     def _settled(self, attempt: Attempt) -> None:
         if self._held.get(attempt.claim.id.int) is attempt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -43,14 +44,22 @@ class Cycles:
         crew: Crew,
         *,
         claim_is_start: bool,
+        may_start: Callable[[], bool],
         changed: Callable[[], None],
     ) -> None:
-        """With `claim_is_start` the claim marks the start; `changed` is called when something has come back."""
-        self._lanes = [Link(url, name="taskrunner runner", prepare=settings.prepare) for _ in range(_LANES)]
+        """With `claim_is_start` the claim marks the start; `changed` is called when something has come back.
+
+        Where `may_start` says no, or `refusing` is set, claims that still come are given back.
+        """
+        # Not behind a transaction pooler, where others would get the session's settings.
+        own = settings.prepare and settings.listen
+        self._lanes = [
+            Link(url, name="taskrunner runner", prepare=settings.prepare, planned_once=own) for _ in range(_LANES)
+        ]
         self._idle = list(self._lanes)
         self._prospects, self._crew, self._changed = prospects, crew, changed
-        self._claim_is_start = claim_is_start
-        self.refusing = False  # claims that still come are given back
+        self._claim_is_start, self._may_start = claim_is_start, may_start
+        self.refusing = False
         self._poll = settings.poll.total_seconds()
         self._much = max(1, settings.concurrency // 4)  # what is worth a second cycle beside one in flight
         self._sent_at = 0.0
@@ -60,6 +69,8 @@ class Cycles:
         self._marked_at = 0.0
         self._failure: BaseException | None = None
         self.flying: set[asyncio.Task[None]] = set()
+        self.surveys: set[asyncio.Task[None]] = set()
+        self.landed_well = 0
 
     def room(self) -> int:
         """Return how many claims the next cycle should ask for."""
@@ -79,14 +90,14 @@ class Cycles:
         if plan is None and not self._worth_writing(least):
             return False
         self._sent_at, self._leaving = time.monotonic(), True
-        self._spawn(self._cycle(self._idle.pop(), runner_id, plan, room if plan else 0))
+        self._spawn(self._cycle(self._idle.pop(), runner_id, plan, room if plan else 0), self.flying)
         return True
 
     def look_out(self, link: Link, queues: Collection[str], types: Collection[str]) -> None:
         """Send a survey if it is time: one question for all queues, what is due, and when the next task matures."""
         if not self._surveying and time.monotonic() >= self._prospects.survey_at:
             self._surveying = True
-            self._spawn(self._survey(link, queues, types))
+            self._spawn(self._survey(link, queues, types), self.surveys)
 
     def idle_seconds(self, room: int) -> float:
         """Return how long there is nothing to send, if nothing happens."""
@@ -144,15 +155,17 @@ class Cycles:
         outbox = self._crew.outbox
         return len(outbox) >= least or (least == 1 and (outbox.ready() or bool(self._unmarked())))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self.flying.add(task)
-        task.add_done_callback(self._landed)
+        among.add(task)
+        task.add_done_callback(partial(self._landed, among))
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self.flying.discard(task)
+    def _landed(self, among: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+        among.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
+        elif among is self.flying:
+            self.landed_well += 1
         self._changed()
 
     async def _cycle(self, lane: Link, runner_id: UUID, plan: Plan | None, room: int) -> None:
@@ -200,7 +213,7 @@ class Cycles:
         if cycled.turn is None:
             self._prospects.claimed(plan, cycled.claimed, room)
         else:
-            self._prospects.went_round(plan, cycled.turn, more=cycled.more)
+            self._prospects.went_round(plan, cycled.turn, got=bool(cycled.claimed), more=cycled.more)
 
     def _start(self, runner_id: UUID, cycled: Cycled) -> None:
         claims = cycled.claimed
@@ -208,7 +221,7 @@ class Cycles:
             return
         events.fail_point("after_claim")
         events.emit(events.Claimed, runner_id, tuple(claim.id for claim in claims))
-        if self.refusing:
+        if self.refusing or not self._may_start():
             self._crew.refuse(claims)
         else:
             self._crew.take(claims, cycled.weights)
@@ -218,6 +231,9 @@ class Cycles:
             asked_at = time.monotonic()
             found = await link.run(store.survey(queues, types))
             self._prospects.surveyed(asked_at, found, every=self._poll)
+        except BaseException:
+            self._prospects.unsurveyed(self._poll)
+            raise
         finally:
             self._surveying = False
 

@@ -141,17 +141,19 @@ class Outbox:
                 lost.append(letter)
             else:
                 self._settled(letter.attempt)
-        # Until their fate is known they are stuck: if the look-up fails too, they are simply written again.
-        again = [(time.monotonic() + _AGAIN, letter) for letter in lost]
-        self._stuck += again
         claims = [(letter.attempt.claim.id, letter.attempt.claim.claim_no) for letter in lost]
-        fates = {fate.id: fate for fate in await pump(store.fates(runner_id, claims))}
-        for entry in again:
-            fate = fates[entry[1].attempt.claim.id]
-            if not fate.held:
-                self._stuck.remove(entry)
-                self._settled(entry[1].attempt)
-                _tell_lost(entry[1], ended=fate.ended)
+        try:
+            fates = {fate.id: fate for fate in await pump(store.fates(runner_id, claims))}
+        except BaseException:
+            self._stuck += [(time.monotonic() + _AGAIN, letter) for letter in lost]  # they are simply written again
+            raise
+        for letter in lost:
+            fate = fates[letter.attempt.claim.id]
+            if fate.held:
+                self._stuck.append((time.monotonic() + _AGAIN, letter))
+            else:
+                self._settled(letter.attempt)
+                _tell_lost(letter, ended=fate.ended)
 
     def _unstick(self) -> None:
         if not self._stuck:

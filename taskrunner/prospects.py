@@ -15,7 +15,8 @@ from taskrunner.store.task import NO_FLOOR, Claimed, Floor, Front, Hint, Prospec
 
 _AT_ONCE = 64  # fronts asked in one claim
 _KEPT = 256  # fronts of a queue remembered, those with nothing due included
-_LATE = -0.4  # seconds: CYCLE looks half a second beneath every floor, so a hint less late than this needs no more
+_LATE = -0.05  # seconds: what is told later than this may lie beneath the floor of what was claimed meanwhile
+_SOON = 0.1  # seconds from a survey to the next, when claims say that what is due next is not known
 _STRAYS = 1.0  # seconds between two looks for rows of a fair queue that were never told so
 _NEVER = float("inf")
 
@@ -70,7 +71,8 @@ class Prospects:
         self._queues = {name: _Queue(weight) for name, weight in weights.items()}
         self._types = frozenset(types)
         self.survey_at = 0.0  # monotonic: when the next survey is due, at the latest
-        self._surveyed_at = 0.0
+        self._surveyed_at = self._rest = 0.0
+        self._gap = _SOON
 
     # ── what is learnt ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,8 +100,8 @@ class Prospects:
         On its own connection a survey walks the dead entries beneath the floors: it may take a twentieth of the time.
         """
         now = time.monotonic()
-        self._surveyed_at = asked_at
-        self.survey_at = asked_at + max(every, 20 * (now - asked_at))
+        self._surveyed_at, self._rest = now, 20 * (now - asked_at)
+        self.survey_at = now + max(every, self._rest)
         seen: set[_Known] = set()
         for prospect in found:
             queue = self._queues[prospect.queue]
@@ -115,6 +117,10 @@ class Prospects:
                 _lower(front, prospect, sure=not queue.asking and queue.asked_at < asked_at)
         for queue in self._queues.values():
             _forget(queue, seen, asked_at)
+
+    def unsurveyed(self, every: float) -> None:
+        """A survey has failed: the next is due in so many seconds."""
+        self.survey_at = time.monotonic() + every
 
     def distrust(self) -> None:
         """Something was sent back, or a claim failed: tasks may be due beneath the floors."""
@@ -139,7 +145,9 @@ class Prospects:
         queue.asking += 1
         queue.asked_at = now
         known = sorted((front for front in queue.known.values() if front.due_at <= now), key=lambda f: -f.priority)
-        del known[_AT_ONCE:]
+        if len(known) > _AT_ONCE:  # not within a priority: there the oldest come first, of whatever type
+            least = known[_AT_ONCE - 1].priority
+            known = [front for front in known if front.priority >= least]
         fronts = [Front(front.type, front.priority, front.floor) for front in known]
         if not queue.fair:
             return Plan(name, fronts, known, now)
@@ -154,24 +162,25 @@ class Prospects:
             front = queue.known.get((claim.type, claim.priority))
             if front is not None:
                 front.floor = Floor(claim.maturity_at, claim.id)
-        self._answered(queue, plan, rich=len(claims) >= room)
+        self._answered(queue, plan, got=bool(claims), rich=len(claims) >= room)
 
-    def went_round(self, plan: Plan, turn: Turn, *, more: bool) -> None:
+    def went_round(self, plan: Plan, turn: Turn, *, got: bool, more: bool) -> None:
         """Note how far a claim has come round a fair queue, and whether there is more to be had."""
         queue = self._queues[plan.queue]
         queue.turn = turn
-        self._answered(queue, plan, rich=more)
+        self._answered(queue, plan, got=got, rich=more)
 
-    def _answered(self, queue: _Queue, plan: Plan, *, rich: bool) -> None:
+    def _answered(self, queue: _Queue, plan: Plan, *, got: bool, rich: bool) -> None:
         queue.asking -= 1
         queue.rich = rich
+        self._gap = _SOON if got else min(2 * self._gap, 60.0)  # what is due may not be to be had: somebody's lock
         if queue.rich:
             return
         for front in plan.known:
             if front.heard_at <= plan.asked_at:
                 front.due_at = _NEVER
         # What matures next is not known now: look soon, though not after each of many small claims.
-        self.survey_at = min(self.survey_at, self._surveyed_at + 0.1)
+        self.survey_at = min(self.survey_at, self._surveyed_at + max(self._gap, self._rest))
 
     def failed(self, plan: Plan) -> None:
         """A claim has failed: what it may have taken comes back beneath the floors that others have moved."""

@@ -1,4 +1,4 @@
-"""A runner: claims due tasks for its free slots, runs them, and writes what became of them, cycle by cycle.
+"""A runner: claims due tasks, runs them in its slots, and writes what became of them, cycle by cycle.
 
 One loop sends all cycles (see `taskrunner.cycles`), so that, with none in flight, every claim is either held or unknown
 to us (a lost reply), in which case it is released. User code never runs inside a transaction.
@@ -31,6 +31,7 @@ from taskrunner.cycles import Cycles
 from taskrunner.db import Link
 from taskrunner.errors import TaskrunnerError
 from taskrunner.leases import Heart, Lease, Rescuer
+from taskrunner.outcome import Release
 from taskrunner.parting import part
 from taskrunner.prospects import Prospects
 from taskrunner.recorder import Recorder
@@ -104,6 +105,7 @@ class Runner:
             self._prospects,
             self._crew,
             claim_is_start=not self._ties.beaten,
+            may_start=lambda: not self.lease.ending,
             changed=self._wake.set,
         )
         heart = None if self._ties.beaten else self._heart()
@@ -117,7 +119,7 @@ class Runner:
             if not working.cancelled():
                 working.result()
         finally:
-            await part([working, *self._cycles.flying, *helpers])
+            await part([working, *self._cycles.flying, *self._cycles.surveys, *helpers])
             watchdog.stop()
             if heart is not None:
                 heart.stop()
@@ -136,7 +138,7 @@ class Runner:
         """What waits for a slot goes back at once, and what still comes."""
         if self.joined.is_set():
             self._cycles.refusing = True
-            self._crew.shed()
+            self._crew.give_back(Release())
         self._wake.set()
 
     def pulse(self) -> Pulse:
@@ -177,11 +179,13 @@ class Runner:
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _work(self) -> None:
-        backoff = Backoff()
+        backoff, landed_well = Backoff(), 0
         while not self._done():
+            if self._cycles.landed_well > landed_well:
+                landed_well = self._cycles.landed_well
+                backoff.reset()
             try:
                 await self._once()
-                backoff.reset()
             except _FAILURES as error:
                 self._doubted = 0.0
                 if self._draining and not self._crew.held:
@@ -212,7 +216,8 @@ class Runner:
         if room > 0:
             self._cycles.look_out(self._aside, self._queues, self._types)
         if not self._cycles.take_off(self.id, room):
-            await self._rest(self._cycles.idle_seconds(room))
+            pause = self._cycles.idle_seconds(room)
+            await self._rest(pause if room > 0 else min(pause, self._settings.poll.total_seconds()))
 
     async def _rest(self, seconds: float) -> None:
         """Wait for a hint, an ending, a reply or a signal; a drain looks at its deadline often."""
@@ -229,7 +234,9 @@ class Runner:
         """Release rows that carry our id though we hold no such claim: the reply of a claim was lost."""
         if await self._cycles.run(store.unknown(self.id, self._crew.held_ids())):
             released = await self._cycles.run(store.release_unknown(self.id, self._crew.held_ids()))
-            log.warning("released %d tasks that were claimed by a lost reply", len(released))
+            if released:
+                log.warning("released %d tasks that were claimed by a lost reply", len(released))
+        if not self._doubted:  # something failed: a claim that was taken back may lie beneath a floor set since
             self._prospects.distrust()
         self._doubted = time.monotonic()
 

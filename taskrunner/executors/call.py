@@ -55,7 +55,7 @@ class Returned:
 class BrokeOff:
     """`run()` raised, or the child process it ran in died; `error` has `message` and `traceback`.
 
-    `kind` is "cancelled" when the task's code raised CancelledError by itself; a call that *was* cancelled has no end.
+    `kind` is "cancelled" when the task's code raised CancelledError by itself; one stopped from outside is `Stopped`.
     """
 
     error: Mapping[str, str]

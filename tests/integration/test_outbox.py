@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from taskrunner import db
+from taskrunner import outbox as outbox_module
 from taskrunner.attempt import Attempt
 from taskrunner.db import Link, Work
 from taskrunner.errors import DatabaseUnreachable
@@ -81,6 +82,33 @@ async def test_a_finish_that_comes_while_another_of_the_same_task_is_written_is_
     outbox.put(Attempt(newer, HOST), Finish("ignored"))
     await outbox.written(_unasked, runner, sent, [])
     assert [(letter.ending().claim_no, letter.ending().state) for letter in outbox.take()] == [(2, "ignored")]
+
+
+async def test_a_finish_whose_fate_is_being_looked_up_is_in_nobody_elses_hands(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC CRA 36: the look-up may take longer than the pause before the next try."""
+    monkeypatch.setattr(outbox_module, "_AGAIN", 0.0)
+    engine.add()
+    runner = engine.join()
+    (claimed,) = engine.claim(runner)
+    engine.finish(runner, claimed)
+    settled: list[int] = []
+    outbox = Outbox(lambda attempt: settled.append(attempt.claim.claim_no))
+    outbox.put(Attempt(claimed, HOST), Finish("succeeded"))
+    sent = outbox.take()
+    link = Link(engine.url, name="test")
+
+    async def slow(work: db.Work[Any]) -> Any:
+        assert outbox.take() == [], "the other lane wants something to write meanwhile"
+        return await link.run(work)
+
+    try:
+        await outbox.written(slow, runner, sent, [(claimed.id, claimed.claim_no)])
+    finally:
+        await link.close()
+    assert settled == [claimed.claim_no]
+    assert outbox.take() == []
 
 
 async def _deliver(outbox: Outbox, wire: Wire, runner: UUID) -> None:

@@ -135,7 +135,7 @@ def test_of_a_fair_queue_the_next_claim_begins_where_the_last_one_ended() -> Non
     assert first.turn == Turn()
     known.heard(hint())
     assert known.take() is None, "nobody knows yet where it will end"
-    known.went_round(first, Turn("acme", 2), more=True)
+    known.went_round(first, Turn("acme", 2), got=True, more=True)
     assert plan(known).turn == Turn("acme", 2)
     assert known.take() is None
 
@@ -143,7 +143,7 @@ def test_of_a_fair_queue_the_next_claim_begins_where_the_last_one_ended() -> Non
 def test_of_many_tenants_two_claims_are_on_their_way() -> None:
     known = prospects()
     settle(known, found(fair=True))
-    known.went_round(plan(known), Turn("acme", 0, wide=True), more=True)
+    known.went_round(plan(known), Turn("acme", 0, wide=True), got=True, more=True)
     assert plan(known).turn == plan(known).turn == Turn("acme", 0, wide=True)
 
 
@@ -154,7 +154,7 @@ def test_strays_of_a_fair_queue_are_looked_for_once_a_second() -> None:
     for _ in range(5):
         taken = plan(known)
         looks.append(taken.strays)
-        known.went_round(taken, Turn(), more=True)
+        known.went_round(taken, Turn(), got=True, more=True)
     assert looks == [True, False, False, False, False]
 
 
@@ -164,7 +164,7 @@ def test_the_survey_moves_the_floors_of_a_fair_queue_both_ways() -> None:
         settle(known, found(at, fair=True))
         taken = plan(known)
         assert taken.fronts[0].floor.maturity_at == at
-        known.went_round(taken, Turn(), more=True)
+        known.went_round(taken, Turn(), got=True, more=True)
 
 
 # ── floors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
