@@ -81,12 +81,14 @@ class Attempt:
         "stop_reason",
         "taken_at",
         "timeout",
+        "weight",
     )
 
     def __init__(self, claim: Claimed, host: Host) -> None:
         self.claim = claim
         self.host = host
         self.taken_at = 0.0
+        self.weight = 0  # of its tenant, in a fair queue
         self.started: float | None = None
         self.ended: float | None = None
         self.marked = False

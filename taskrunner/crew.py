@@ -114,20 +114,28 @@ class Crew:
         """Return the tasks whose ending is not known to be stored."""
         return [attempt.claim.id for attempt in self._held.values()]
 
-    def take(self, claims: Sequence[Claimed]) -> None:
-        """Take claims, the urgent first, and start as many as there are slots."""
+    def take(self, claims: Sequence[Claimed], weights: Mapping[str, int] | None = None) -> None:
+        """Take claims, the urgent first, and start as many as there are slots.
+
+        Those of a fair queue come with the `weights` of tenants that are not 1, and take turns with those that wait.
+        """
         now = time.monotonic()
-        mixed = bool(claims and self._ready) and claims[0].priority > self._ready[-1].claim.priority
+        waiting = bool(claims and self._ready)
+        mixed = waiting and weights is None and claims[0].priority > _urgency(self._ready[-1])
         for claim in claims:
             attempt = Attempt(claim, self)
             attempt.taken_at = now
+            if weights is not None:
+                attempt.weight = weights.get(claim.tenant, 1)
             self._held[claim.id.int] = attempt
             if claim.cancel_requested:  # the runner that was asked to stop it died, or had sent it back by then
                 self.ended(attempt, Finish("cancelled"))
             else:
                 (self._waiting if claim.crashes else self._ready).append(attempt)
         if mixed:
-            self._ready = deque(sorted(self._ready, key=lambda attempt: -attempt.claim.priority))
+            self._ready = deque(sorted(self._ready, key=lambda attempt: -_urgency(attempt)))
+        if waiting and weights is not None:
+            self._ready = _in_turn(self._ready)
         self._next_suspect()
         self._fill()
 
@@ -272,3 +280,29 @@ class Crew:
             self.show_progress(attempt, dump_json(dict(data), "progress"))
         elif kind == "extend":
             attempt.extend(as_delay(data["seconds"], "extend"))
+
+
+def _urgency(attempt: Attempt) -> int:
+    """Return the priority; of a fair queue's tasks, where it orders only a tenant's own, the default one."""
+    return 100 if attempt.weight else attempt.claim.priority
+
+
+def _in_turn(ready: deque[Attempt]) -> deque[Attempt]:
+    """Return what waits with the tenants of fair queues in turn, however long one's tasks have waited here.
+
+    So a tenant's new task runs before the second one of a tenant of whom many were claimed ahead. They share the places
+    that they have among those of ordinary queues.
+    """
+    places = [place for place, attempt in enumerate(ready) if attempt.weight]
+    had: dict[tuple[str, str], int] = {}
+    turns: list[tuple[int, int]] = []
+    waiting = list(ready)
+    for place in sorted(places, key=lambda place: -waiting[place].claim.priority):
+        claim = waiting[place].claim
+        tenant = claim.queue, claim.tenant
+        number = had.get(tenant, 0)
+        had[tenant] = number + 1
+        turns.append((number // waiting[place].weight, place))
+    for place, (_, taken) in zip(places, sorted(turns), strict=True):
+        ready[place] = waiting[taken]
+    return ready

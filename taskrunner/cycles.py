@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -16,11 +16,12 @@ from uuid import UUID
 from taskrunner import events
 from taskrunner.attempt import Attempt
 from taskrunner.crew import Crew
-from taskrunner.db import Link, Work
+from taskrunner.db import Link, Op, Work
 from taskrunner.prospects import Plan, Prospects
 from taskrunner.settings import Settings
+from taskrunner.store import fair
 from taskrunner.store import task as store
-from taskrunner.store.task import Claimed, Cycle, Started
+from taskrunner.store.task import Cycle, Cycled, Started
 
 T = TypeVar("T")
 
@@ -187,7 +188,7 @@ class Cycles:
             if letters:
                 events.fail_point("before_finish")
             try:
-                cycled = await lane.run(store.cycle(asked))
+                cycled = await lane.run(_statement(asked, plan))
             except BaseException:
                 outbox.put_back(letters)
                 if plan is not None:
@@ -198,17 +199,24 @@ class Cycles:
             if letters:
                 events.fail_point("after_finish")
             if plan is not None:
-                self._prospects.claimed(plan, cycled.claimed, room)
+                self._note(plan, cycled, room)
             for attempt in started:
                 attempt.marked = True
-            self._start(runner_id, cycled.claimed)
+            self._start(runner_id, cycled)
             await outbox.written(lane.run, runner_id, letters, cycled.left)
             for task in await outbox.write_others(lane.run, runner_id):
                 self._prospects.heard(task.hint())
         finally:
             self._idle.append(lane)
 
-    def _start(self, runner_id: UUID, claims: Sequence[Claimed]) -> None:
+    def _note(self, plan: Plan, cycled: Cycled, room: int) -> None:
+        if cycled.turn is None:
+            self._prospects.claimed(plan, cycled.claimed, room)
+        else:
+            self._prospects.went_round(plan, cycled.turn, got=bool(cycled.claimed), more=cycled.more)
+
+    def _start(self, runner_id: UUID, cycled: Cycled) -> None:
+        claims = cycled.claimed
         if not claims:
             return
         events.fail_point("after_claim")
@@ -216,7 +224,7 @@ class Cycles:
         if self.refusing or not self._may_start():
             self._crew.refuse(claims)
         else:
-            self._crew.take(claims)
+            self._crew.take(claims, cycled.weights)
 
     async def _survey(self, link: Link, queues: Collection[str], types: Collection[str]) -> None:
         try:
@@ -237,3 +245,9 @@ class Cycles:
         if not found:
             self._marked_at = time.monotonic()
         return found
+
+
+def _statement(asked: Cycle, plan: Plan | None) -> Op[Cycled]:
+    if plan is None or plan.turn is None:
+        return store.cycle(asked)
+    return fair.cycle(asked, plan.turn, strays=plan.strays)

@@ -74,6 +74,17 @@ class TaskRow(Table, table=True):
         Index(
             "task_claim", "queue", "type", "priority", "maturity_at", "id", postgresql_where=text("state = 'pending'")
         ),
+        # The fair claim's index: no row of an ordinary queue is in it. The collation is that of the skip scan.
+        Index(
+            "task_fair",
+            "queue",
+            "type",
+            "fair_tenant",
+            "priority",
+            "maturity_at",
+            "id",
+            postgresql_where=text("state = 'pending' AND fair_tenant IS NOT NULL"),
+        ),
         Index("task_running", "runner_id", postgresql_where=text("state = 'running'")),
         Index(
             "task_unique",
@@ -113,6 +124,7 @@ class TaskRow(Table, table=True):
     errors: list[dict[str, Any]] = _json(default="'[]'")
     progress: dict[str, Any] | None = _json(null=True)
     successor: dict[str, Any] | None = _json(null=True)
+    fair_tenant: str | None = _column(Text(collation="C"), null=True)
 
 
 class HistoryRow(Table, table=True):
@@ -295,7 +307,6 @@ class QueueSettings(Table, table=True):
     paused: bool = _column(Boolean(), default="false")
     paused_at: datetime | None = _instant()
     fair: bool = _column(Boolean(), default="false")
-    fair_cursor: str = _text(default="''")
     weights: dict[str, Any] = _json(default="'{}'")
     limits: dict[str, Any] = _json(default="'{}'")
 

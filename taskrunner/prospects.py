@@ -11,12 +11,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from taskrunner.store.task import NO_FLOOR, Claimed, Floor, Front, Hint, Prospect
+from taskrunner.store.task import NO_FLOOR, Claimed, Floor, Front, Hint, Prospect, Turn
 
 _AT_ONCE = 64  # fronts asked in one claim
 _KEPT = 256  # fronts of a queue remembered, those with nothing due included
 _LATE = -0.05  # seconds: what is told later than this may lie beneath the floor of what was claimed meanwhile
 _SOON = 0.1  # seconds from a survey to the next, when claims say that what is due next is not known
+_STRAYS = 1.0  # seconds between two looks for rows of a fair queue that were never told so
 _NEVER = float("inf")
 
 
@@ -40,6 +41,9 @@ class _Queue:
     asking: int = 0  # claims in flight
     asked_at: float = 0.0
     rich: bool = False  # the last claim got all it asked for
+    fair: bool = False
+    turn: Turn = field(default_factory=Turn)
+    strays_at: float = 0.0
 
     def due_at(self) -> float:
         return min((front.due_at for front in self.known.values()), default=_NEVER)
@@ -47,12 +51,14 @@ class _Queue:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A claim to be made: of which queue, from which fronts."""
+    """A claim to be made: of which queue, from which fronts; of a fair one, beginning where, and with strays or not."""
 
     queue: str
     fronts: list[Front]
     known: list[_Known]
     asked_at: float
+    turn: Turn | None = None
+    strays: bool = False
 
 
 class Prospects:
@@ -99,13 +105,16 @@ class Prospects:
         seen: set[_Known] = set()
         for prospect in found:
             queue = self._queues[prospect.queue]
+            queue.fair = prospect.fair
             key = (prospect.type, prospect.priority)
             front = queue.known.setdefault(key, _Known(prospect.type, prospect.priority))
             seen.add(front)
             due_at = now + prospect.due_in
             front.due_at = min(front.due_at, due_at) if front.heard_at > asked_at else due_at
-            quiet = not queue.asking and queue.asked_at < asked_at
-            _lower(front, prospect, sure=quiet)
+            if queue.fair:  # its claims are in another order: the survey alone moves its floors, both ways
+                front.floor = Floor(prospect.maturity_at, prospect.id)
+            else:
+                _lower(front, prospect, sure=not queue.asking and queue.asked_at < asked_at)
         for queue in self._queues.values():
             _forget(queue, seen, asked_at)
 
@@ -139,18 +148,32 @@ class Prospects:
         if len(known) > _AT_ONCE:  # not within a priority: there the oldest come first, of whatever type
             least = known[_AT_ONCE - 1].priority
             known = [front for front in known if front.priority >= least]
-        return Plan(name, [Front(front.type, front.priority, front.floor) for front in known], known, now)
+        fronts = [Front(front.type, front.priority, front.floor) for front in known]
+        if not queue.fair:
+            return Plan(name, fronts, known, now)
+        strays = now - queue.strays_at >= _STRAYS
+        queue.strays_at = now if strays else queue.strays_at
+        return Plan(name, fronts, known, now, queue.turn, strays)
 
     def claimed(self, plan: Plan, claims: Sequence[Claimed], room: int) -> None:
         """Note what a claim brought, in the order of the tasks: the floors move to the first of each front."""
         queue = self._queues[plan.queue]
-        queue.asking -= 1
         for claim in reversed(claims):
             front = queue.known.get((claim.type, claim.priority))
             if front is not None:
                 front.floor = Floor(claim.maturity_at, claim.id)
-        queue.rich = len(claims) >= room
-        self._gap = _SOON if claims else min(2 * self._gap, 60.0)  # what is due may not be to be had: somebody's lock
+        self._answered(queue, plan, got=bool(claims), rich=len(claims) >= room)
+
+    def went_round(self, plan: Plan, turn: Turn, *, got: bool, more: bool) -> None:
+        """Note how far a claim has come round a fair queue, and whether there is more to be had."""
+        queue = self._queues[plan.queue]
+        queue.turn = turn
+        self._answered(queue, plan, got=got, rich=more)
+
+    def _answered(self, queue: _Queue, plan: Plan, *, got: bool, rich: bool) -> None:
+        queue.asking -= 1
+        queue.rich = rich
+        self._gap = _SOON if got else min(2 * self._gap, 60.0)  # what is due may not be to be had: somebody's lock
         if queue.rich:
             return
         for front in plan.known:
@@ -170,6 +193,9 @@ class Prospects:
         return max(0.0, first - time.monotonic())
 
     def _worth(self, queue: _Queue, now: float) -> bool:
+        # Where the next claim of a fair queue begins is what this one will say; of many tenants one turn is no matter.
+        if queue.fair and queue.asking and not queue.turn.wide:
+            return False
         if not queue.asking or queue.rich:
             return queue.due_at() <= now
         return any(front.due_at <= now and front.heard_at > queue.asked_at for front in queue.known.values())

@@ -18,11 +18,15 @@ CREATE FUNCTION taskrunner.clock() RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     AS 'SELECT now()';
 
--- Element by element, for the histograms of task_stats.
+-- Element by element, for the histograms of task_stats. One expression without a FROM, so that the planner puts it in
+-- place of the call: 300 tenants in a cycle are 600 calls.
 CREATE FUNCTION taskrunner.add_histograms(bigint[], bigint[]) RETURNS bigint[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS 'SELECT array_agg(coalesce(a, 0) + coalesce(b, 0) ORDER BY i)
-          FROM unnest($1, $2) WITH ORDINALITY AS u(a, b, i)';
+    AS 'SELECT ARRAY[coalesce($1[1], 0) + coalesce($2[1], 0), coalesce($1[2], 0) + coalesce($2[2], 0), coalesce($1[3], 0) + coalesce($2[3], 0),
+                     coalesce($1[4], 0) + coalesce($2[4], 0), coalesce($1[5], 0) + coalesce($2[5], 0), coalesce($1[6], 0) + coalesce($2[6], 0),
+                     coalesce($1[7], 0) + coalesce($2[7], 0), coalesce($1[8], 0) + coalesce($2[8], 0), coalesce($1[9], 0) + coalesce($2[9], 0),
+                     coalesce($1[10], 0) + coalesce($2[10], 0), coalesce($1[11], 0) + coalesce($2[11], 0), coalesce($1[12], 0) + coalesce($2[12], 0),
+                     coalesce($1[13], 0) + coalesce($2[13], 0)]';
 
 -- One new task in one round trip, committed with it, which must do nothing where it comes too late: a client that has
 -- lost it on the way has repeated it by then, and said so under a key. Each statement sees what is committed before it.
@@ -34,9 +38,10 @@ CREATE FUNCTION taskrunner.add_one(
     AS $$
 BEGIN
     INSERT INTO taskrunner.task
-           (id, tenant, queue, type, priority, payload, max_retries, meta, maturity_at, created_at)
+           (id, tenant, queue, type, priority, payload, max_retries, meta, maturity_at, created_at, fair_tenant)
     VALUES (id_, tenant_, queue_, type_, priority_, payload_, max_retries_, meta_,
-            coalesce(at_, taskrunner.clock() + make_interval(secs => delay_)), taskrunner.clock());
+            coalesce(at_, taskrunner.clock() + make_interval(secs => delay_)), taskrunner.clock(),
+            (SELECT tenant_ FROM taskrunner.queue_settings q WHERE q.queue = queue_ AND q.fair));
     IF EXISTS (SELECT FROM taskrunner.idempotency_key k
                 WHERE k.tenant = tenant_ AND k.type = type_ AND k.key = 'repeat ' || id_) THEN
         RAISE unique_violation USING CONSTRAINT = 'task_pkey', MESSAGE = 'this enqueue has been repeated already';
@@ -75,11 +80,14 @@ CREATE TABLE taskrunner.task (
     errors JSONB DEFAULT '[]' NOT NULL,
     progress JSONB,
     successor JSONB,
+    fair_tenant TEXT COLLATE "C",
     PRIMARY KEY (id),
     CONSTRAINT task_state_check CHECK (state IN ('pending', 'running', 'blocked')),
     CONSTRAINT task_tenant_check CHECK (tenant <> '')
 );
 CREATE INDEX task_claim ON taskrunner.task (queue, type, priority, maturity_at, id) WHERE state = 'pending';
+CREATE INDEX task_fair ON taskrunner.task (queue, type, fair_tenant, priority, maturity_at, id)
+    WHERE state = 'pending' AND fair_tenant IS NOT NULL;
 CREATE INDEX task_running ON taskrunner.task (runner_id) WHERE state = 'running';
 CREATE UNIQUE INDEX task_tick ON taskrunner.task (schedule_id, tick_at) WHERE schedule_id IS NOT NULL;
 CREATE UNIQUE INDEX task_unique ON taskrunner.task (tenant, type, unique_key) WHERE unique_key IS NOT NULL;
@@ -216,7 +224,6 @@ CREATE TABLE taskrunner.queue_settings (
     paused BOOLEAN DEFAULT false NOT NULL,
     paused_at TIMESTAMP WITH TIME ZONE,
     fair BOOLEAN DEFAULT false NOT NULL,
-    fair_cursor TEXT DEFAULT '' NOT NULL,
     weights JSONB DEFAULT '{}' NOT NULL,
     limits JSONB DEFAULT '{}' NOT NULL,
     PRIMARY KEY (queue)

@@ -1,15 +1,16 @@
-"""`taskrunner queues`: how full they are; pause and resume."""
+"""`taskrunner queues`: how full they are; pause and resume; fairness between tenants."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from taskrunner.cli.options import AsJson
 
-app = typer.Typer(help="List, pause and resume queues.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, pause and resume queues; make them fair.", no_args_is_help=True, rich_markup_mode=None)
 
+Switch = Literal["on", "off"]
 Name = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.")]
 
 
@@ -48,6 +49,47 @@ def resume(name: Name, as_json: AsJson = False) -> None:
     with session() as opened:
         opened.run(steering.resume_queue(name))
     tell({"name": name, "paused": False}, as_json, f"queue {name} is open")
+
+
+@app.command(epilog="Example: taskrunner queues fair mail on")
+def fair(
+    name: Name,
+    switch: Annotated[Switch, typer.Argument(metavar="on|off", help="Fair, or ordinary.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let the tenants of a queue take turns, however many tasks one of them has waiting.
+
+    Tasks may be added and run meanwhile. A tenant's own tasks keep their order: priority, then maturity.
+    """
+    from taskrunner import fairness
+    from taskrunner.cli.session import session, talk, tell
+
+    fair = switch == "on"
+    with session() as opened:
+        settled = fairness.set_fair_by(opened.connection, name, fair=fair)
+    if not settled:
+        talk(
+            "transactions are open that began before: what they add comes when nothing else is due; "
+            "say the same again once they have ended"
+        )
+    tell({"name": name, "fair": fair}, as_json, f"queue {name} is {'fair' if fair else 'ordinary'}")
+
+
+@app.command(epilog="Example: taskrunner queues weight mail acme 3")
+def weight(
+    name: Name,
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose tasks they are.")],
+    count: Annotated[int, typer.Argument(metavar="N", help="Its tasks in each round, 1 to 1000; everybody has 1.")],
+    as_json: AsJson = False,
+) -> None:
+    """Give a tenant more turns than others in a queue that is fair."""
+    from taskrunner import fairness
+    from taskrunner.cli.session import session, tell
+
+    with session() as opened:
+        fairness.set_weight_by(opened.connection, name, tenant, count)
+    shown = f"tenant {tenant} has {count} of each round of queue {name}"
+    tell({"name": name, "tenant": tenant, "weight": count}, as_json, shown)
 
 
 def _check(name: str) -> None:

@@ -42,9 +42,9 @@ def queues_with(rows: Iterable[Waiting]) -> Steps[list[Queue]]:
     found: dict[str, Queue] = {}
     for row in rows:
         _add(found.setdefault(row.queue, Queue(name=row.queue)), row)
-    for name, paused, fair in (yield Op(sql.QUEUES, {}, list)):
+    for name, paused, fair, weights in (yield Op(sql.QUEUES, {}, list)):
         queue = found.setdefault(name, Queue(name=name))
-        queue.paused, queue.fair = paused, fair
+        queue.paused, queue.fair, queue.weights = paused, fair, weights
     for name, served in (yield Op(sql.SERVED, {}, list)):
         found.setdefault(name, Queue(name=name)).runners = served
     return sorted(found.values(), key=lambda queue: queue.name)

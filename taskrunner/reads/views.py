@@ -80,6 +80,8 @@ class Queue(BaseModel):
     name: str
     paused: bool = False
     fair: bool = False
+    weights: dict[str, int] = {}
+    """Of a fair queue's tenants, those that are not 1."""
     pending: int = 0
     due: int = 0
     running: int = 0

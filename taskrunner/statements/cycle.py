@@ -43,7 +43,7 @@ COUNTED = """counted AS (
 # Each row is looked up by the primary key: by task_running, which `state = 'running'` would allow, the planner has been
 # seen to walk all that was ever claimed while an old snapshot kept vacuum from removing it (NOT IN says the same).
 # Then mark what has started. Either may be empty. The first part of both cycles.
-_ENDING = (
+ENDING = (
     """
 WITH ending AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[], %(states)s::text[], %(results)s::text[],
@@ -93,7 +93,8 @@ begun AS MATERIALIZED (
 # starts behind the dead entries that vacuum cannot remove while somebody holds an old snapshot: index task_claim
 # (queue, type, priority, maturity_at, id). A floor is at least half a second old: an enqueue takes its maturity when
 # its transaction begins, and may commit after a later one was claimed.
-# A runner whose lease has ended claims nothing, nor does anybody from a paused queue.
+# A runner whose lease has ended claims nothing, nor does anybody from a paused queue, nor from a fair one without
+# knowing: the survey tells, and CYCLE_FAIR claims.
 _FRONTS = """,
 front AS MATERIALIZED (
     SELECT f.type, f.priority, least(f.floor_at, taskrunner.clock() - interval '0.5 seconds') AS floor_at, f.floor_id
@@ -101,7 +102,7 @@ front AS MATERIALIZED (
            AS f(type, priority, floor_at, floor_id)
      WHERE %(room)s > 0
        AND EXISTS (SELECT FROM taskrunner.runner r WHERE r.id = %(runner_id)s AND r.lease_until > taskrunner.clock())
-       AND NOT EXISTS (SELECT FROM taskrunner.queue_settings q WHERE q.queue = %(queue)s AND q.paused)
+       AND NOT EXISTS (SELECT FROM taskrunner.queue_settings q WHERE q.queue = %(queue)s AND (q.paused OR q.fair))
 )"""
 
 # One type a priority: front by front, row by row, until there are enough, so that no more than n rows are locked.
@@ -168,7 +169,7 @@ head AS MATERIALIZED (
 
 # With `start` on, the claim is the start, but not of tasks that saw a runner die: each waits for its turn, and
 # MARK_STARTED is written before it runs. The rows are the claims; behind them the endings whose row was not found.
-_CLAIMED = """,
+CLAIMED = """,
 claimed AS (
     UPDATE taskrunner.task t
        SET state = 'running', claim_no = t.claim_no + 1, runner_id = %(runner_id)s,
@@ -187,10 +188,10 @@ SELECT e.id, e.claim_no, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, N
   FROM ending e WHERE NOT EXISTS (SELECT FROM gone g WHERE g.id = e.id AND g.claim_no = e.claim_no)
 """
 
-CYCLE = _ENDING + _FRONTS + _PICKED + _CLAIMED
+CYCLE = ENDING + _FRONTS + _PICKED + CLAIMED
 """One round trip: end, mark, claim, where no two of the fronts have the same priority."""
 
-CYCLE_MERGED = _ENDING + _FRONTS + _MERGED + _CLAIMED
+CYCLE_MERGED = ENDING + _FRONTS + _MERGED + CLAIMED
 """One round trip: end, mark, claim, from fronts of which some have the same priority."""
 
 # Where to claim, for all queues at once: per queue, type and priority the first maturity, and how many seconds off it
@@ -224,7 +225,8 @@ WITH RECURSIVE step(queue, type, priority, due) AS (
      WHERE s.due < 64
 )
 SELECT s.queue, s.type, s.priority, n.maturity_at, n.id,
-       date_part('epoch', n.maturity_at - taskrunner.clock()) AS due_in
+       date_part('epoch', n.maturity_at - taskrunner.clock()) AS due_in,
+       EXISTS (SELECT FROM taskrunner.queue_settings q WHERE q.queue = s.queue AND q.fair) AS fair
   FROM step s
  CROSS JOIN LATERAL (
        SELECT t.maturity_at, t.id FROM taskrunner.task t

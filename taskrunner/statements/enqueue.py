@@ -28,6 +28,8 @@ DELETE FROM taskrunner.idempotency_key k
 RETURNING k.task_id
 """
 
+# `fair_tenant` brings a row into the index of the fair claim: only in a fair queue, looked up once a statement.
+
 # A task that is sent for the first time: no row can have its id, a conflict is an error.
 # A function, because it takes two statements in one round trip: an INSERT by itself that has lost its client may lie in
 # the server's socket until the client's repeat has been run and forgotten, and would make a second task then.
@@ -49,10 +51,14 @@ ON CONFLICT DO NOTHING
 # Many such tasks of one tenant: 3.8 µs of the server a task; what ADD does besides costs 2.6 µs more.
 # `places` has each task's place in the short arrays of what its type decides; it is left empty for tasks of one type.
 ADD_MANY = """
-INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, maturity_at, created_at)
+INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, maturity_at, created_at,
+                             fair_tenant)
 SELECT n.id, %(tenant)s, (%(queues)s::text[])[coalesce(n.place, 1)], (%(types)s::text[])[coalesce(n.place, 1)],
        (%(priorities)s::int[])[coalesce(n.place, 1)], n.payload::jsonb, (%(max_retries)s::int[])[coalesce(n.place, 1)],
-       taskrunner.clock() + make_interval(secs => %(spacing)s * (n.number - 1)), taskrunner.clock()
+       taskrunner.clock() + make_interval(secs => %(spacing)s * (n.number - 1)), taskrunner.clock(),
+       (ARRAY(SELECT CASE WHEN q.fair THEN %(tenant)s::text END
+                FROM unnest(%(queues)s::text[]) WITH ORDINALITY AS k(queue, place)
+                LEFT JOIN taskrunner.queue_settings q ON q.queue = k.queue ORDER BY k.place))[coalesce(n.place, 1)]
   FROM unnest(%(ids)s::uuid[], %(payloads)s::text[], %(places)s::int[]) WITH ORDINALITY
        AS n(id, payload, place, number)
 """
@@ -62,10 +68,11 @@ SELECT n.id, %(tenant)s, (%(queues)s::text[])[coalesce(n.place, 1)], (%(types)s:
 # A live row under an old name of the type counts as the type; %(aliases)s is {"name": ["old name", …]}.
 ADD = """
 INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, unique_key, meta,
-                             requeued_from, schedule_id, tick_at, maturity_at, created_at)
+                             requeued_from, schedule_id, tick_at, maturity_at, created_at, fair_tenant)
 SELECT n.id, n.tenant, n.queue, n.type, n.priority, n.payload::jsonb, n.max_retries, n.unique_key, n.meta::jsonb,
        n.requeued_from, n.schedule_id, n.tick_at,
-       coalesce(n.at, taskrunner.clock() + make_interval(secs => n.delay)), taskrunner.clock()
+       coalesce(n.at, taskrunner.clock() + make_interval(secs => n.delay)), taskrunner.clock(),
+       CASE WHEN n.queue = ANY(ARRAY(SELECT q.queue FROM taskrunner.queue_settings q WHERE q.fair)) THEN n.tenant END
   FROM unnest(%(ids)s::uuid[], %(tenants)s::text[], %(queues)s::text[], %(types)s::text[], %(priorities)s::int[],
               %(payloads)s::text[], %(max_retries)s::int[], %(unique_keys)s::text[], %(metas)s::text[],
               %(requeued_froms)s::uuid[], %(schedule_ids)s::uuid[], %(tick_ats)s::timestamptz[],

@@ -97,7 +97,7 @@ SELECT t.type
                     WHERE r.lease_until > taskrunner.clock() AND r.kind = 'runner' AND t.type = ANY(r.types))
 """
 
-QUEUES = "SELECT q.queue, q.paused, q.fair FROM taskrunner.queue_settings q"
+QUEUES = "SELECT q.queue, q.paused, q.fair, q.weights FROM taskrunner.queue_settings q"
 
 SERVED = """
 SELECT s.queue, count(*) AS runners

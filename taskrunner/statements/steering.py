@@ -47,9 +47,10 @@ WITH letter AS MATERIALIZED (
     SELECT d.* FROM taskrunner.dead_letter d WHERE d.id = %(id)s AND d.requeued_as IS NULL FOR UPDATE
 ), fresh AS (
     INSERT INTO taskrunner.task (id, tenant, queue, type, priority, payload, max_retries, unique_key, meta,
-                                 requeued_from, maturity_at, created_at)
+                                 requeued_from, maturity_at, created_at, fair_tenant)
     SELECT %(new_id)s, l.tenant, l.queue, l.type, l.priority, l.payload, l.max_retries, l.unique_key, l.meta, l.id,
-           taskrunner.clock(), taskrunner.clock()
+           taskrunner.clock(), taskrunner.clock(),
+           (SELECT l.tenant FROM taskrunner.queue_settings q WHERE q.queue = l.queue AND q.fair)
       FROM letter l
     ON CONFLICT DO NOTHING
     RETURNING id, queue, priority, requeued_from, type

@@ -112,6 +112,18 @@ class Prospect(NamedTuple):
     maturity_at: datetime
     id: UUID
     due_in: float
+    fair: bool = False
+
+
+class Turn(NamedTuple):
+    """How far a runner has come round a fair queue: the tenant it took from last, and what is left of its turn.
+
+    It is `wide` when the last claim did not come round: of each tenant it took one turn at most.
+    """
+
+    tenant: str = ""
+    left: int = 0
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +145,16 @@ class Cycle:
 
 @dataclass(frozen=True, slots=True)
 class Cycled:
-    """What one round trip brought: claims in the order of their start; endings whose row was not found."""
+    """What one round trip brought: claims in the order of their start; endings whose row was not found.
+
+    Of a fair queue also how far it came, the weights of tenants that are not 1, and whether there is more to claim.
+    """
 
     claimed: list[Claimed] = field(default_factory=list)
     left: list[tuple[UUID, int]] = field(default_factory=list)
+    turn: Turn | None = None
+    weights: Mapping[str, int] | None = None
+    more: bool = False
 
 
 class Due(NamedTuple):
@@ -187,30 +205,35 @@ def _hints(queue: str, fronts: Mapping[tuple[str | None, int], float]) -> list[H
 
 def cycle(asked: Cycle) -> Op[Cycled]:
     """End, mark and claim in one round trip. Endings that found no row are returned as `left`: see `fates`."""
+    return Op(hot.CYCLE if distinct_priorities(asked) else hot.CYCLE_MERGED, cycle_params(asked), _cycled)
+
+
+def distinct_priorities(asked: Cycle) -> bool:
+    """Tell whether no two of the fronts have the same priority."""
+    return len({front.priority for front in asked.fronts}) == len(asked.fronts)
+
+
+def cycle_params(asked: Cycle) -> dict[str, Any]:
+    """Return the parameters that all cycles have."""
     fronts = asked.fronts
-    merged = len({front.priority for front in fronts}) < len(fronts)
-    return Op(
-        hot.CYCLE_MERGED if merged else hot.CYCLE,
-        {
-            "runner_id": asked.runner_id,
-            **_ids(asked.endings),
-            "states": [ending.state for ending in asked.endings],
-            "results": [ending.detail for ending in asked.endings],
-            **_durations(asked.endings),
-            "started_ids": [start.id for start in asked.started],
-            "started_claim_nos": [start.claim_no for start in asked.started],
-            "started_ages": [start.age for start in asked.started],
-            "queue": asked.queue,
-            "types": [front.type for front in fronts],
-            "priorities": [front.priority for front in fronts],
-            "floors_at": [front.floor.maturity_at for front in fronts],
-            "floor_ids": [front.floor.id for front in fronts],
-            "room": asked.room if fronts else 0,
-            "suspects": asked.suspects,
-            "start": asked.start,
-        },
-        _cycled,
-    )
+    return {
+        "runner_id": asked.runner_id,
+        **_ids(asked.endings),
+        "states": [ending.state for ending in asked.endings],
+        "results": [ending.detail for ending in asked.endings],
+        **_durations(asked.endings),
+        "started_ids": [start.id for start in asked.started],
+        "started_claim_nos": [start.claim_no for start in asked.started],
+        "started_ages": [start.age for start in asked.started],
+        "queue": asked.queue,
+        "types": [front.type for front in fronts],
+        "priorities": [front.priority for front in fronts],
+        "floors_at": [front.floor.maturity_at for front in fronts],
+        "floor_ids": [front.floor.id for front in fronts],
+        "room": asked.room if fronts else 0,
+        "suspects": asked.suspects,
+        "start": asked.start,
+    }
 
 
 def _cycled(rows: Sequence[Row]) -> Cycled:

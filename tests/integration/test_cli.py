@@ -491,6 +491,31 @@ def test_a_queue_that_cannot_be_is_not_paused(cli: Cli, name: str) -> None:
     assert cli("queues", "list", "--json").json() == []
 
 
+def test_queues_are_made_fair_and_tenants_weighed(cli: Cli) -> None:
+    """SPEC TEN 55."""
+    enqueue(cli)
+    assert cli("queues", "fair", "mail", "on").out.strip() == "queue mail is fair"
+    cli("queues", "weight", "mail", "acme", "3")
+    (queue,) = cli("queues", "list", "--json").json()
+    assert (queue["fair"], queue["weights"]) == (True, {"acme": 3})
+    assert "fair" in cli("queues", "list").out
+    assert cli("queues", "fair", "mail", "off", "--json").json() == {"name": "mail", "fair": False}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fair", "two words", "on"),
+        ("fair", "mail", "perhaps"),
+        ("weight", "mail", "a", "0"),
+        ("weight", "mail", "", "2"),
+    ],
+)
+def test_what_makes_no_sense_of_fairness_is_refused(cli: Cli, words: tuple[str, ...]) -> None:
+    assert cli("queues", *words).code == 2
+    assert cli("queues", "list", "--json").json() == []
+
+
 def test_runners_are_listed_and_a_dead_one_is_called_so(cli: Cli, taskrunner_db: Database) -> None:
     """SPEC OPS 49."""
     assert cli("runners", "list", "--json").json() == []

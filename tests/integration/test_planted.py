@@ -11,6 +11,7 @@ import pytest
 
 from taskrunner.statements import cycle as cycle_sql
 from taskrunner.statements import enqueue as enqueue_sql
+from taskrunner.statements import fair as fair_sql
 from taskrunner.statements import runner as runner_sql
 from taskrunner.statements import task as task_sql
 from taskrunner.store import enqueue
@@ -22,6 +23,13 @@ from tests.integration.test_claim import (
     locked_rows_are_passed_by,
 )
 from tests.integration.test_enqueue import a_repeated_enqueue_revives_nothing
+from tests.integration.test_fair import (
+    a_newcomer_is_among_the_next_two,
+    immature_hold_nobody_up,
+    strays_come_at_last,
+    tenants_come_in_turn,
+)
+from tests.integration.test_fair import locked_rows_are_passed_by as locked_rows_of_tenants_are_passed_by
 from tests.integration.test_leases import (
     a_lease_that_ends_while_a_heartbeat_waits_is_not_revived,
     an_ended_lease_is_never_revived,
@@ -103,6 +111,19 @@ BUGS = {
     ),
     "a claim that waits for locks": Bug(
         cycle_sql, "CYCLE", "FOR UPDATE SKIP LOCKED", "FOR UPDATE", locked_rows_are_passed_by
+    ),
+    "a fair claim that always begins with the same tenant": Bug(
+        fair_sql, "CYCLE_WIDE", '%(before)s::text COLLATE "C"', """'~'::text COLLATE "C\"""", tenants_come_in_turn
+    ),
+    "a fair claim of tasks before their maturity": Bug(fair_sql, "CYCLE_FAIR", DUE, "", immature_hold_nobody_up),
+    "a fair claim that waits for locks": Bug(
+        fair_sql, "CYCLE_FAIR", "FOR UPDATE SKIP LOCKED", "FOR UPDATE", locked_rows_of_tenants_are_passed_by
+    ),
+    "a fair claim that leaves strays where they are": Bug(
+        fair_sql, "CYCLE_FAIR", "AND t.fair_tenant IS NULL", "AND false", strays_come_at_last
+    ),
+    "an enqueue that does not ask whether the queue is fair": Bug(
+        enqueue_sql, "ADD", "THEN n.tenant END", "THEN NULL END", a_newcomer_is_among_the_next_two
     ),
     "a repeated enqueue that does not look into history": Bug(
         enqueue_sql,

@@ -10,7 +10,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from taskrunner.prospects import Plan, Prospects
-from taskrunner.store.task import NO_FLOOR, Claimed, Floor, Hint, Prospect
+from taskrunner.store.task import NO_FLOOR, Claimed, Floor, Hint, Prospect, Turn
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -126,6 +126,45 @@ def test_a_claim_that_came_short_ends_the_asking_but_not_for_what_was_heard_of_m
     known.claimed(asked, [], 5)
     assert [front.type for front in plan(known).fronts] == ["U"]
     assert known.survey_at < time.monotonic() + 0.2, "what matures next is to be found out soon"
+
+
+def test_of_a_fair_queue_the_next_claim_begins_where_the_last_one_ended() -> None:
+    known = prospects()
+    settle(known, found(fair=True))
+    first = plan(known)
+    assert first.turn == Turn()
+    known.heard(hint())
+    assert known.take() is None, "nobody knows yet where it will end"
+    known.went_round(first, Turn("acme", 2), got=True, more=True)
+    assert plan(known).turn == Turn("acme", 2)
+    assert known.take() is None
+
+
+def test_of_many_tenants_two_claims_are_on_their_way() -> None:
+    known = prospects()
+    settle(known, found(fair=True))
+    known.went_round(plan(known), Turn("acme", 0, wide=True), got=True, more=True)
+    assert plan(known).turn == plan(known).turn == Turn("acme", 0, wide=True)
+
+
+def test_strays_of_a_fair_queue_are_looked_for_once_a_second() -> None:
+    known = prospects()
+    settle(known, found(fair=True))
+    looks = []
+    for _ in range(5):
+        taken = plan(known)
+        looks.append(taken.strays)
+        known.went_round(taken, Turn(), got=True, more=True)
+    assert looks == [True, False, False, False, False]
+
+
+def test_the_survey_moves_the_floors_of_a_fair_queue_both_ways() -> None:
+    known = prospects()
+    for at in (NOON, NOON + timedelta(hours=1), NOON - timedelta(hours=1)):
+        settle(known, found(at, fair=True))
+        taken = plan(known)
+        assert taken.fronts[0].floor.maturity_at == at
+        known.went_round(taken, Turn(), got=True, more=True)
 
 
 # ── floors ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,81 @@
+"""Fair queues: whose tasks come in turn, tenant by tenant, however many one of them has waiting.
+
+`set_fair(url, "mail")` makes a queue fair, `set_weight(url, "mail", "acme", 3)` gives a tenant three tasks a round.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from taskrunner.db import connect, run
+from taskrunner.errors import InvalidArgument, RegistrationError
+from taskrunner.registry.checks import check_queue
+from taskrunner.store import fair as store
+
+HEAVIEST = 1000
+"""The greatest weight of a tenant."""
+
+PATIENCE = 10.0
+"""Seconds to wait for transactions that may have written tasks before the queue was fair."""
+
+_ROOM = 5000  # rows in one transaction: their locks are held for a moment
+_PAUSE = 0.05
+
+
+def set_fair(url: str, queue: str, *, fair: bool = True, patience: float = PATIENCE) -> bool:
+    """Make a queue fair, with the tasks that wait in it, or ordinary; whoever adds and runs tasks may go on meanwhile.
+
+    Returns: False when transactions were still open that may have written tasks without knowing; such tasks come when
+    nothing else is due, or once this is called again.
+    Raises: `InvalidArgument` for what cannot be a queue's name, `DatabaseUnreachable`, `SchemaBehind`.
+    """
+    with connect(url, name="taskrunner fairness") as connection:
+        return set_fair_by(connection, queue, fair=fair, patience=patience)
+
+
+def set_fair_by(connection: psycopg.Connection[Any], queue: str, *, fair: bool, patience: float = PATIENCE) -> bool:
+    """Do what `set_fair` does by a connection that is open, and in no transaction."""
+    _check(queue)
+    number = run(connection, store.set_fair(queue, fair=fair))
+    if not fair:
+        return True
+    deadline = time.monotonic() + patience
+    while True:
+        settled = run(connection, store.settled(number))
+        _move(connection, queue)  # in this order: what was written before it was settled is found
+        if settled or time.monotonic() >= deadline:
+            return settled
+        time.sleep(_PAUSE)
+
+
+def set_weight(url: str, queue: str, tenant: str, weight: int) -> None:
+    """Give a tenant so many tasks in each round of a fair queue: 1 is what everybody has. Raises as `set_fair`."""
+    with connect(url, name="taskrunner fairness") as connection:
+        set_weight_by(connection, queue, tenant, weight)
+
+
+def set_weight_by(connection: psycopg.Connection[Any], queue: str, tenant: str, weight: int) -> None:
+    """Do what `set_weight` does by a connection that is open."""
+    _check(queue)
+    if not tenant:
+        raise InvalidArgument("a tenant's name is not empty")
+    if not 1 <= weight <= HEAVIEST:
+        raise InvalidArgument(f"a weight is from 1 to {HEAVIEST}, not {weight}")
+    run(connection, store.weigh(queue, tenant, weight))
+
+
+def _move(connection: psycopg.Connection[Any], queue: str) -> None:
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        after = run(connection, store.move(queue, after, _ROOM)).last
+
+
+def _check(queue: str) -> None:
+    try:
+        check_queue(queue)
+    except RegistrationError as error:
+        raise InvalidArgument(str(error)) from None
