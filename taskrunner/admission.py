@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from psycopg.errors import UniqueViolation
+from psycopg_pool import PoolTimeout
 
 from taskrunner.db import Op, Steps, Work
-from taskrunner.errors import Conflict, InvalidArgument
+from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument
 from taskrunner.intake import OnConflict, aliases_of
 from taskrunner.registry import Registry
 from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask, Stored, store
 from taskrunner.store.fresh import Batch, insert, insert_all, note_repeats
 from taskrunner.store.task import announce
+
+Entry = Callable[[], Work[Stored]]
 
 
 class Admission(Protocol):
@@ -83,6 +86,12 @@ def check_on_conflict(on_conflict: str) -> None:
     """Raise `InvalidArgument` for what is none of the choices."""
     if on_conflict not in ("skip", "error"):
         raise InvalidArgument(f"on_conflict must be 'skip' or 'error', not {on_conflict!r}")
+
+
+def refuse_repeat(error: DatabaseUnreachable) -> None:
+    """Raise the error again when no connection was to be had in time: another wait would bring nothing."""
+    if isinstance(error.__cause__, PoolTimeout):
+        raise error
 
 
 def refuse_other(error: UniqueViolation) -> None:

@@ -14,13 +14,14 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
+import psycopg
 from psycopg.errors import UniqueViolation
-from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from uuid_utils.compat import uuid7
 
 from taskrunner import db, reads
 from taskrunner.access import database
-from taskrunner.admission import Admission, Many, One, check_on_conflict, refuse_other, within
+from taskrunner.admission import Admission, Entry, Many, One, check_on_conflict, refuse_other, refuse_repeat, within
 from taskrunner.borrowed import async_connection, sync_connection
 from taskrunner.db import Work, arun, run
 from taskrunner.durations import as_delay
@@ -33,12 +34,11 @@ from taskrunner.registry import registry as declared
 from taskrunner.settings import Settings, load
 from taskrunner.states import TERMINAL
 from taskrunner.store import steering
-from taskrunner.store.enqueue import Enqueued, Idempotency, Stored
+from taskrunner.store.enqueue import Enqueued, Idempotency
 from taskrunner.waiting import found, looks, result_of, too_late
 
 T = TypeVar("T")
 Duration = timedelta | float
-Entry = Callable[[], Work[Stored]]
 
 POOL_SIZE = 4
 """Connections a door holds at most: after a restart of the server, so many may turn out to be dead."""
@@ -96,12 +96,6 @@ class _Door:
         return Idempotency(f"caller {check_key('idempotency_key', key)}", self._settings.idempotency_retention)
 
 
-def _refuse_repeat(error: DatabaseUnreachable) -> None:
-    """Raise the error again when no connection was to be had in time: another wait would bring nothing."""
-    if isinstance(error.__cause__, PoolTimeout):
-        raise error
-
-
 class TaskQueue(_Door):
     """Add, find and steer tasks from blocking code; safe to share between threads.
 
@@ -146,18 +140,21 @@ class TaskQueue(_Door):
             try:
                 return self._once(make())
             except DatabaseUnreachable as error:
-                _refuse_repeat(error)
+                refuse_repeat(error)
                 self._pool.check()
             make = again or make
         return self._once(make())
 
     def _once(self, work: Work[T], patience: float | None = None) -> T:
-        with db.translated():
-            conn = self._pool.getconn(patience)  # `connection()` would end a transaction that `run` has ended
-            try:
-                return run(conn, work)
-            finally:
-                self._pool.putconn(conn)
+        try:  # not `with connection()`, which would end the transaction that `run` has ended
+            conn = self._pool.getconn(patience)
+        except psycopg.Error:
+            with db.translated():
+                raise
+        try:
+            return run(conn, work)
+        finally:
+            self._pool.putconn(conn)
 
     def add(
         self,
@@ -298,18 +295,21 @@ class AsyncTaskQueue(_Door):
             try:
                 return await self._once(make())
             except DatabaseUnreachable as error:
-                _refuse_repeat(error)
+                refuse_repeat(error)
                 await self._pool.check()
             make = again or make
         return await self._once(make())
 
     async def _once(self, work: Work[T], patience: float | None = None) -> T:
-        with db.translated():
+        try:
             conn = await self._pool.getconn(patience)
-            try:
-                return await arun(conn, work)
-            finally:
-                await self._pool.putconn(conn)
+        except psycopg.Error:
+            with db.translated():
+                raise
+        try:
+            return await arun(conn, work)
+        finally:
+            await self._pool.putconn(conn)
 
     async def add(
         self,
