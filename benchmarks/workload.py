@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import uvloop
 from uuid_utils.compat import uuid7
@@ -22,10 +24,12 @@ from benchmarks.contest import main as contest
 from benchmarks.probe import ran
 from benchmarks.tasks import Noop
 from taskrunner import schema
+from taskrunner.child import settle_memory
 from taskrunner.db import aconnect, arun
 from taskrunner.queue import TaskQueue
+from taskrunner.recorder import Recorder
 from taskrunner.registry import registry
-from taskrunner.runner import Runner
+from taskrunner.runner import Runner, Ties
 from taskrunner.settings import load
 from taskrunner.store import runner as runner_store
 from taskrunner.store import task as store
@@ -63,14 +67,22 @@ class Ours:
 
     async def work(self, url: str) -> None:
         """Be a runner with its settings from the environment until SIGTERM."""
-        runner = Runner(url, registry, load())
+        runner = _runner(url)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, runner.stop)
         await runner.run()
 
 
+def _runner(url: str) -> Runner:
+    """A runner as `taskrunner start runner` makes one: with a flight recorder, and with its memory settled."""
+    settle_memory()
+    settings = load()
+    record = Path(tempfile.mkdtemp()) / "record"
+    return Runner(url, registry, settings, Ties(recorder=Recorder(record, settings.concurrency)))
+
+
 async def drain(url: str) -> None:
     """Be a runner with its settings from the environment until the table is empty."""
-    runner = Runner(url, registry, load())
+    runner = _runner(url)
     running = asyncio.create_task(runner.run())
     conn = await aconnect(url, name="bench watch")
     while (await (await conn.execute("SELECT EXISTS (SELECT FROM taskrunner.task)")).fetchone()) != (False,):  # noqa: ASYNC110 - looks from outside

@@ -70,7 +70,7 @@ async def _talk(kind: str, end: socket.socket) -> int:
     logs.configure(settings.log_level, settings.log_format)
     try:
         registry = discover(settings.project, settings.tasks)
-        _settle_memory()
+        settle_memory()
         with access.database(settings) as way:
             service = _SERVICES[kind](settings, registry, way.url, _Tie(line, hello))
             strays = await _serve(service, messages)
@@ -82,7 +82,7 @@ async def _talk(kind: str, end: socket.socket) -> int:
     return 0
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """What has been imported stays: to look through it for garbage cost a fifth of a busy runner's time."""
     gc.collect()
     gc.freeze()
