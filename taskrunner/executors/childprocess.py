@@ -48,6 +48,18 @@ class ChildProcess:
         """What it exited with, negative for a signal; None while it lives."""
         return self.exit.result() if self.exit.done() else None
 
+    @property
+    def alive(self) -> bool:
+        """Whether it lives: the kernel is asked, since word of its exit may be on its way and its socket still open."""
+        if self.exit.done() or self._popen.returncode is not None:
+            return False
+        if sys.platform == "darwin":  # os.waitid is there from Python 3.13 on
+            return True
+        try:
+            return os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:
+            return False
+
     def kill(self) -> None:
         """Kill it, if it lives, with every process it started."""
         if self.returncode is None:

@@ -215,8 +215,8 @@ class _Child:
 
     @property
     def alive(self) -> bool:
-        """Whether its exit has not been seen."""
-        return self._process.returncode is None
+        """Whether it lives."""
+        return self._process.alive
 
     def run(self, errand: _Errand, request: bytes) -> bool:
         """Send it a call; False if it is dead already, and nothing of the call has reached it."""
