@@ -145,18 +145,27 @@ class Session:
         return done.stdout
 
     def start(self, words: list[str]) -> None:
-        """Start a process that stays, and wait until a runner is alive; a second `start all` is a new start."""
+        """Start a process that stays, and wait until its runner is alive; a second `start all` is a new start."""
         if words[2] == "all":
             self.end()
+        alive = self.alive() if self.background else 0
         log = (self.folder / f"start-{len(self.background)}.log").open("wb")
         with log:
             self.background.append(
                 subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
             )
-        self.await_success(["taskrunner", "health", *(["--ready"] if words[2] in ("all", "runner") else [])])
+        runs = words[2] in ("all", "runner")
+        self.await_success(["taskrunner", "health", *(["--ready"] if runs else [])])
+        while runs and self.alive() <= alive:  # it answers for any runner: one of an earlier start, too
+            self.await_success(["taskrunner", "health"])
         if words[2] in ("all", "api"):
             ask = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{self.port}/monitor/health')"
             self.await_success([sys.executable, "-c", ask])
+
+    def alive(self) -> int:
+        """Return how many runners hold a lease."""
+        listed = json.loads(self.run(["taskrunner", "runners", "list", "--json"]))
+        return sum(runner["kind"] == "runner" and runner["alive"] for runner in listed)
 
     def await_success(self, words: list[str]) -> None:
         """Repeat a command until it succeeds."""
