@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taskrunner.asyncqueue import AsyncTaskQueue
     from taskrunner.outcome import Snooze, TaskStatus
-    from taskrunner.queue import AsyncTaskQueue, TaskQueue
+    from taskrunner.queue import TaskQueue
     from taskrunner.registry import register_task
     from taskrunner.retry import constant, exponential, linear
     from taskrunner.store.enqueue import Enqueued
@@ -30,7 +31,7 @@ __all__ = [
 # A name is loaded when it is asked for: the doors need a database driver, which a module that only declares tasks does
 # not; the command line needs not even pydantic for its help.
 _HOMES = {
-    "AsyncTaskQueue": "queue",
+    "AsyncTaskQueue": "asyncqueue",
     "Context": "task",
     "Enqueued": "store.enqueue",
     "Snooze": "outcome",

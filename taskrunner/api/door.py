@@ -10,10 +10,10 @@ from fastapi import Depends, Request
 from psycopg_pool import AsyncConnectionPool
 
 from taskrunner import db
+from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.db import Link, Op, Work, scalar
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.payload import parse_payload
-from taskrunner.queue import AsyncTaskQueue
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
 from taskrunner.task import Task

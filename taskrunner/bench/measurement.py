@@ -14,12 +14,13 @@ from uuid import UUID
 from pydantic import SecretStr
 
 import taskrunner
+from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.bench.report import Delays, Rate, Report, Size, Tell
 from taskrunner.bench.work import QUEUE, Noop, Pickup
 from taskrunner.db import Link, Op, connect, nothing, run, scalar
 from taskrunner.errors import TaskrunnerError
 from taskrunner.parting import part
-from taskrunner.queue import AsyncTaskQueue, TaskQueue
+from taskrunner.queue import TaskQueue
 from taskrunner.reads import live_runners
 from taskrunner.registry import registry
 from taskrunner.settings import Settings

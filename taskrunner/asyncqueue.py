@@ -1,0 +1,181 @@
+"""The door of a user's program for asynchronous code: `AsyncTaskQueue`, the twin of `TaskQueue`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg.errors import UniqueViolation
+from psycopg_pool import AsyncConnectionPool
+from uuid_utils.compat import uuid7
+
+from taskrunner import db, reads
+from taskrunner.admission import Admission, Entry, check_on_conflict, refuse_other, refuse_repeat, within
+from taskrunner.borrowed import async_connection
+from taskrunner.db import Work, arun
+from taskrunner.door import POOL_SIZE, Door, Duration
+from taskrunner.durations import as_delay
+from taskrunner.errors import DatabaseUnreachable
+from taskrunner.herald import AsyncHerald
+from taskrunner.intake import OnConflict, Options, as_id
+from taskrunner.reads import TaskView
+from taskrunner.registry import Registry
+from taskrunner.states import TERMINAL
+from taskrunner.store import steering
+from taskrunner.store.enqueue import Enqueued
+from taskrunner.waiting import found, looks, result_of, too_late
+
+T = TypeVar("T")
+
+
+class AsyncTaskQueue(Door):
+    """Add, find and steer tasks from asynchronous code: `async with AsyncTaskQueue.connect() as queue: …`."""
+
+    def __init__(self, url: str | None, **given: Any) -> None:
+        super().__init__(url, **given)
+        self._herald = AsyncHerald(self._once)
+
+    @classmethod
+    def connect(
+        cls, url: str | None = None, *, tenant: str = "default", registry: Registry | None = None
+    ) -> AsyncTaskQueue:
+        """Make a door to `url`, else DATABASE_URL, else the project's private server; `async with` opens it."""
+        return cls(url, tenant=tenant, registry=registry)
+
+    async def open(self) -> None:
+        """Open the door's connections. Raises: `DatabaseUnreachable`."""
+        url = await asyncio.to_thread(self._find_url)
+        await (await db.aconnect(url, name="taskrunner queue")).close()
+        self._pool = AsyncConnectionPool(url, configure=db.aconfigure, **self._pool_arguments(url))
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close the door's connections; the embedded server stops when its last user has left."""
+        await self._herald.close()
+        await self._pool.close()
+        await asyncio.to_thread(self._leave)  # the last user waits for the private server's end
+
+    async def __aenter__(self) -> AsyncTaskQueue:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
+        """Run the work of `make()`; after a lost connection again, or what `again` says: all may be repeated."""
+        for _ in range(POOL_SIZE):
+            try:
+                return await self._once(make())
+            except DatabaseUnreachable as error:
+                refuse_repeat(error)
+                await self._pool.check()
+            make = again or make
+        return await self._once(make())
+
+    async def _once(self, work: Work[T], patience: float | None = None) -> T:
+        try:
+            conn = await self._pool.getconn(patience)
+        except psycopg.Error:
+            with db.translated():
+                raise
+        try:
+            return await arun(conn, work)
+        finally:
+            await self._pool.putconn(conn)
+
+    async def add(
+        self,
+        task: Any,
+        *,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        key: str | None = None,
+        on_conflict: OnConflict = "skip",
+        idempotency_key: str | None = None,
+        tenant: str | None = None,
+        max_retries: int | None = None,
+        meta: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> Enqueued:
+        """Store one task: see `TaskQueue.add`."""
+        check_on_conflict(on_conflict)
+        options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
+        asked = self._one(task, options, idempotency_key)
+        return asked.answer(await self._admit(asked, connection), on_conflict)
+
+    async def add_many(
+        self, tasks: Iterable[Any], *, spacing: Duration = 0, tenant: str | None = None, connection: Any = None
+    ) -> list[Enqueued]:
+        """Store all tasks or none: see `TaskQueue.add_many`."""
+        asked = self._many(tasks, spacing, tenant)
+        return await self._admit(asked, connection) if asked.batch.ids else []
+
+    async def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
+        try:
+            return await self._enter(asked.first, asked.again, connection)
+        except UniqueViolation as error:
+            refuse_other(error)
+            return await self._enter(asked.again, asked.again, connection)
+
+    async def _enter(self, first: Entry, again: Entry, connection: Any) -> list[Enqueued]:
+        if connection is not None:
+            return (await arun(await async_connection(connection), within(first()))).answers
+        began = time.monotonic()
+        stored = await self._run(first, again)
+        await self._herald.tell(stored.due, began)
+        return stored.answers
+
+    async def get(self, id_: UUID | str) -> TaskView:
+        """Return the task as it is now: see `TaskQueue.get`."""
+        id_ = as_id(id_)
+        return found(await self._run(lambda: reads.task_by_id(id_)), id_)
+
+    async def cancel(self, id_: UUID | str) -> str:
+        """Cancel a task: see `TaskQueue.cancel`."""
+        id_ = as_id(id_)
+        return await self._run(lambda: steering.cancel(id_), lambda: steering.cancel(id_, repeated=True))
+
+    async def retry(self, id_: UUID | str) -> UUID:
+        """Make a task due now, or requeue a dead one: see `TaskQueue.retry`."""
+        id_, new_id = as_id(id_), uuid7()
+        return await self._run(lambda: steering.retry_now(id_, new_id))
+
+    async def reschedule(self, id_: UUID | str, *, at: datetime | None = None, delay: Duration = 0) -> None:
+        """Give a pending task a new maturity: see `TaskQueue.reschedule`."""
+        id_, wait = as_id(id_), as_delay(delay, "delay")
+        await self._run(lambda: steering.reschedule(id_, at=at, delay=wait))
+
+    async def delete(self, id_: UUID | str) -> None:
+        """Take a pending task back: see `TaskQueue.delete`."""
+        id_ = as_id(id_)
+        await self._run(
+            lambda: steering.cancel(id_, running=False), lambda: steering.cancel(id_, running=False, repeated=True)
+        )
+
+    async def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
+        """Return the task once it has ended: see `TaskQueue.wait`."""
+        for pause in looks(timeout):
+            view = await self.get(id_)
+            if view.state in TERMINAL:
+                return view
+            await asyncio.sleep(pause)
+        raise too_late(id_, await self._run(lambda: reads.unattended(as_id(id_))))
+
+    async def result(self, id_: UUID | str, timeout: Duration | None = None) -> Any:
+        """Return what the task's `run()` returned: see `TaskQueue.result`."""
+        return result_of(await self.wait(id_, timeout))
+
+    async def stats(self) -> dict[str, int]:
+        """Return how many tasks are in each state: see `TaskQueue.stats`."""
+        return await self._run(reads.stats)
