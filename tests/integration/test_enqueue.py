@@ -22,6 +22,7 @@ from sqlmodel import Session as SQLModelSession
 from sqlmodel.ext.asyncio.session import AsyncSession as SQLModelAsyncSession
 
 from taskrunner import register_task
+from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.errors import (
     Conflict,
     DatabaseUnreachable,
@@ -33,7 +34,7 @@ from taskrunner.errors import (
     WaitTimeout,
 )
 from taskrunner.payload import load_payload
-from taskrunner.queue import AsyncTaskQueue, TaskQueue
+from taskrunner.queue import TaskQueue
 from taskrunner.store import enqueue
 from taskrunner.store import task as store
 from taskrunner.task import Task

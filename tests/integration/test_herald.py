@@ -16,9 +16,10 @@ import psycopg
 import pytest
 
 from taskrunner import db, register_task
+from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.herald import AsyncHerald, Herald
-from taskrunner.queue import AsyncTaskQueue, TaskQueue
+from taskrunner.queue import TaskQueue
 from taskrunner.store.task import CHANNEL, Due, Hint, hint
 from taskrunner.task import Task
 from tests.engine import WAIT, Engine

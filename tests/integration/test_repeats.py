@@ -13,8 +13,9 @@ import psycopg
 import pytest
 
 from taskrunner import db, register_task
+from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.intake import Options, compose
-from taskrunner.queue import AsyncTaskQueue, TaskQueue
+from taskrunner.queue import TaskQueue
 from taskrunner.store import enqueue, fresh
 from taskrunner.store.enqueue import Enqueued
 from taskrunner.task import Task
