@@ -147,6 +147,10 @@ class Release:
 
 Transition: TypeAlias = Finish | Retry | SnoozeFor | Bury | Release
 
+# What most tasks come to: frozen values, made once.
+_SUCCEEDED = Succeeded()
+_FINISH = Finish("succeeded")
+
 
 def classify(value: object) -> Succeeded | Ignored | Snoozed | Failed:
     """Say what the value returned by `run()` means.
@@ -155,7 +159,7 @@ def classify(value: object) -> Succeeded | Ignored | Snoozed | Failed:
     result. Anything else, a dataclass or a datetime for instance, is a failure that names what is no JSON.
     """
     if value is None or value is TaskStatus.SUCCESS:
-        return Succeeded()
+        return _SUCCEEDED
     if value is TaskStatus.IGNORED:
         return Ignored()
     if value is TaskStatus.FAILURE:
@@ -183,6 +187,8 @@ def needs_answer(outcome: Outcome) -> bool:
 def decide(outcome: Outcome, answer: NextTry | None = None) -> Transition:
     """Return what becomes of the task; `answer` is what `next_try()` said, for failures. The same in, the same out."""
     match outcome:
+        case Succeeded(None):
+            return _FINISH
         case Succeeded(result_json):
             return Finish("succeeded", result_json)
         case Ignored():

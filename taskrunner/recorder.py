@@ -10,9 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
+from struct import Struct
 from uuid import UUID
 
-_ENTRY = 24  # 16 bytes of id, 8 of claim_no
+_LAYOUT = Struct(">16sQ")  # the id, claim_no
+_ENTRY = _LAYOUT.size
 _EMPTY = bytes(_ENTRY)
 
 
@@ -37,19 +39,21 @@ class Recorder:
             return  # more at once than slots: only for an instant, when a stray's slot was given away
         place = self._free.pop()
         self._places[id_.int] = place
-        self._map[place * _ENTRY : (place + 1) * _ENTRY] = id_.bytes + claim_no.to_bytes(8, "big")
+        _LAYOUT.pack_into(self._map, place * _ENTRY, id_.bytes, claim_no)
 
     def end(self, id_: UUID) -> None:
         """Note that a task no longer runs."""
         place = self._places.pop(id_.int, None)
         if place is not None:
-            self._map[place * _ENTRY : (place + 1) * _ENTRY] = _EMPTY
+            offset = place * _ENTRY
+            self._map[offset : offset + _ENTRY] = _EMPTY
             self._free.append(place)
 
     def running(self) -> list[tuple[UUID, int]]:
         """Return the tasks noted as running, with their claim numbers."""
         entries = (self._map[offset : offset + _ENTRY] for offset in range(0, self._size, _ENTRY))
-        return [(UUID(bytes=entry[:16]), int.from_bytes(entry[16:], "big")) for entry in entries if entry != _EMPTY]
+        found = [_LAYOUT.unpack(entry) for entry in entries if entry != _EMPTY]
+        return [(UUID(bytes=id_), claim_no) for id_, claim_no in found]
 
     def clear(self) -> None:
         """Forget everything: a new process takes over the file."""

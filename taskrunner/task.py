@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -68,8 +67,7 @@ class Context(Protocol):
         """Move the deadline: the task has this much time from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunInfo:
+class RunInfo(NamedTuple):
     """The row of a claimed task, as far as the task itself may see it."""
 
     id: UUID
@@ -83,8 +81,7 @@ class RunInfo:
     context: Context | None
 
 
-@dataclass(frozen=True, slots=True)
-class Unregistered:
+class Unregistered(NamedTuple):
     """What the tasks of a class that is not registered have."""
 
     queue: str = "default"

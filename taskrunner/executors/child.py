@@ -20,7 +20,6 @@ import sys
 import threading
 from asyncio import CancelledError
 from contextvars import copy_context
-from dataclasses import fields
 from functools import cache, reduce
 from typing import Any, cast
 
@@ -32,7 +31,7 @@ from taskrunner.payload import load_payload
 from taskrunner.task import RunInfo, Task, bind
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_ROW = tuple(field.name for field in fields(RunInfo) if field.name != "context")
+_ROW = tuple(name for name in RunInfo._fields if name != "context")
 
 
 def main(fd: int) -> None:
