@@ -13,16 +13,14 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Protocol
-from uuid import UUID
 
 from taskrunner import events, outcome
-from taskrunner.durations import as_delay
 from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.executors import BrokeOff, Call, CallEnd, Handle, Refused, Returned, Stopped
-from taskrunner.jsonvalue import dump_json
 from taskrunner.outcome import Bury, Finish, Outcome, Release, Retry, Transition, decide, needs_answer
 from taskrunner.payload import load_payload
 from taskrunner.registry import Registry, TaskType
+from taskrunner.runcontext import RunContext, log_fields
 from taskrunner.store.task import Claimed
 from taskrunner.task import RunInfo, Task, ask_next_try, bind
 
@@ -285,7 +283,7 @@ def tell(claim: Claimed, transition: Transition, seconds: float) -> None:
     """Write to the log what became of a claim: each failure is news, the rest is for debugging."""
     if isinstance(transition, Finish) and not log.isEnabledFor(logging.DEBUG):
         return
-    extra = _fields(claim)
+    extra = log_fields(claim)
     match transition:
         case Retry(delay, error):
             log.warning("failed, the next try is in %.1f s: %s", delay.total_seconds(), error["message"], extra=extra)
@@ -296,86 +294,3 @@ def tell(claim: Claimed, transition: Transition, seconds: float) -> None:
             log.debug("%s after %.3f s", state, seconds, extra=extra)
         case _:
             log.debug("back to pending: %s", type(transition).__name__, extra=extra)
-
-
-def _fields(claim: Claimed) -> dict[str, object]:
-    """What a log line about a task carries; text logs begin with it."""
-    return {"task_id": str(claim.id), "task_type": claim.type, "task_try": claim.tries + 1}
-
-
-class RunContext:
-    """`self.context` of a task on the loop or in a thread; see `taskrunner.task.Context`."""
-
-    __slots__ = ("_attempt",)
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-
-    @property
-    def id(self) -> UUID:
-        """The task's id."""
-        return self._attempt.claim.id
-
-    @property
-    def queue(self) -> str:
-        """The queue it was claimed from."""
-        return self._attempt.claim.queue
-
-    @property
-    def tenant(self) -> str:
-        """Whose work it is."""
-        return self._attempt.claim.tenant
-
-    @property
-    def priority(self) -> int:
-        """Larger is more urgent."""
-        return self._attempt.claim.priority
-
-    @property
-    def claim_no(self) -> int:
-        """The number of this claim."""
-        return self._attempt.claim.claim_no
-
-    @property
-    def deadline(self) -> datetime | None:
-        """When the task's time is up, by this machine's clock; None without a timeout."""
-        return self._attempt.deadline() if self._attempt.timeout else None
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What was given as `meta=` at the enqueue."""
-        meta = self._attempt.claim.meta
-        return json.loads(meta) if meta else {}
-
-    @property
-    def logger(self) -> logging.LoggerAdapter[Any]:
-        """A logger whose records carry the task's id, type and try."""
-        return logging.LoggerAdapter(log, _fields(self._attempt.claim))
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the task should stop."""
-        attempt = self._attempt
-        return attempt.stop_reason is not None or attempt.ended is not None
-
-    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Show people how far the task is; what comes too often is left out, the latest counts."""
-        text = dump_json({"done": done, "total": total, "message": message}, "progress")
-        self._on_loop(lambda: self._attempt.host.show_progress(self._attempt, text))
-
-    def extend(self, delay: timedelta | float) -> None:
-        """Move the deadline: the task has this much time from now on."""
-        checked = as_delay(delay, "extend")
-        self._on_loop(lambda: self._attempt.extend(checked))
-
-    def _on_loop(self, action: Callable[[], None]) -> None:
-        """Threads hand over to the loop; what runs on it acts at once."""
-        loop = self._attempt.host.loop
-        try:
-            here = asyncio.get_running_loop() is loop
-        except RuntimeError:
-            here = False
-        if here:
-            action()
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(action)
