@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -29,6 +30,7 @@ _PATIENCE = 0.4  # seconds that a drain waits for a heartbeat that is on its way
 # A claim still on its way when its runner's row goes leaves tasks of no runner: seconds between two looks for them,
 # and seconds after a death in which every round looks.
 _ORPHANS_EVERY, _WARY = 60.0, 20.0
+_CHILDRENS_LOCKS = timedelta(milliseconds=200)  # that a rescue waits for the lock of a dead task's child
 
 
 class Lease:
@@ -145,7 +147,7 @@ class Rescuer:
         now = time.monotonic()
         if now < self._wary_until or now - self._looked_at >= _ORPHANS_EVERY:
             for runner_id in await self._pump(store.orphaned()):
-                self._note(rescued, runner_id, await self._pump(store.rescue(runner_id, self._crash_limit)))
+                await self._note(rescued, runner_id, await self._pump(store.rescue(runner_id, self._crash_limit)))
             self._looked_at = now
         return rescued
 
@@ -154,9 +156,10 @@ class Rescuer:
         while (found := await self._pump(store.rescue_next(seen, self._crash_limit))) is not None:
             runner_id, tasks = found
             seen.append(runner_id)
-            self._note(rescued, runner_id, tasks)
+            await self._note(rescued, runner_id, tasks)
 
-    def _note(self, rescued: list[Rescued], runner_id: UUID, tasks: Sequence[Rescued]) -> None:
+    async def _note(self, rescued: list[Rescued], runner_id: UUID, tasks: Sequence[Rescued]) -> None:
+        tasks = await _bury_special(self._pump, runner_id, tasks)
         _tell(runner_id, tasks)
         rescued += tasks
 
@@ -168,7 +171,21 @@ async def rescue_dead(pump: Pump, crash_limit: int) -> list[Rescued]:
 
 async def rescue_of(pump: Pump, runner_id: UUID, started: Sequence[tuple[UUID, int]], crash_limit: int) -> None:
     """Take back the tasks of a process that is known to be dead; `started` is what its flight recorder says."""
-    _tell(runner_id, await pump(store.rescue_of(runner_id, started, crash_limit)))
+    tasks: Sequence[Rescued] = await pump(store.rescue_of(runner_id, started, crash_limit))
+    _tell(runner_id, await _bury_special(pump, runner_id, tasks))
+
+
+async def _bury_special(pump: Pump, runner_id: UUID, tasks: Sequence[Rescued]) -> list[Rescued]:
+    """Each in a transaction of its own: one whose children somebody has locked is left for the next round."""
+    verdicts = []
+    for task in tasks:
+        if task.verdict != "special":
+            verdicts.append(task)
+            continue
+        with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if await pump(store.bury(runner_id, [task.id], _CHILDRENS_LOCKS)):
+                verdicts.append(task._replace(verdict="dead"))
+    return verdicts
 
 
 def _tell(runner_id: UUID, tasks: Sequence[Rescued]) -> None:

@@ -125,6 +125,7 @@ class TaskRow(Table, table=True):
     progress: dict[str, Any] | None = _json(null=True)
     successor: dict[str, Any] | None = _json(null=True)
     fair_tenant: str | None = _column(Text(collation="C"), null=True)
+    waits_for: int | None = _column(Integer(), null=True)
 
 
 class HistoryRow(Table, table=True):
@@ -255,16 +256,18 @@ class ScheduleRow(Table, table=True):
 
 
 class Dependency(Table, table=True):
-    """`child` runs after `parent` has succeeded."""
+    """`child` runs after `parent` has succeeded; kept after both have ended, so that a flow can be shown whole."""
 
     __tablename__ = "dependency"
     __table_args__ = (
         PrimaryKeyConstraint("parent_id", "child_id", name="dependency_pkey"),
+        CheckConstraint("on_failure IN ('fail', 'run', 'wait')", name="dependency_on_failure_check"),
         Index("dependency_child", "child_id"),
     )
 
     parent_id: UUID = _column(Uuid(), primary=True)
     child_id: UUID = _column(Uuid(), primary=True)
+    tenant: str = _text(default="'default'")
     on_failure: str = _text(default="'fail'")
 
 

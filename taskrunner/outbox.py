@@ -1,7 +1,8 @@
 """Decisions on their way to the database: batched, fenced, and kept until it is known what became of each.
 
-An ending whose row was not found is looked up: if somebody's lock was in the way it is tried again, if its end is in
-history the first reply was lost, else the lease of that one task is lost.
+An ending whose row was not found is looked up: if the task has children or a successor it takes the slow way, if
+somebody's lock was in the way it is tried again, if its end is in history the first reply was lost, else the lease of
+that one task is lost.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
+
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from taskrunner import events
 from taskrunner.attempt import Attempt
@@ -18,7 +22,9 @@ from taskrunner.db import Op
 from taskrunner.jsonvalue import dump_json
 from taskrunner.leases import Pump
 from taskrunner.outcome import Bury, Finish, Release, Retry, SnoozeFor, Transition
+from taskrunner.store import ending as slow
 from taskrunner.store import task as store
+from taskrunner.store.ending import Closed
 from taskrunner.store.task import Due, Ending
 
 log = logging.getLogger("taskrunner.runner")
@@ -28,6 +34,7 @@ BATCH = 1000
 
 _SOON = 2.0  # seconds: what is due later is found by the polls in time
 _AGAIN = 0.5  # seconds until an ending that met somebody's lock is tried again
+_PATIENCE = timedelta(milliseconds=100)  # that a slow ending waits for the lock of a child
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +43,8 @@ class Letter:
 
     attempt: Attempt
     transition: Transition
+    special: bool = False  # takes the slow way
+    hurried: bool = False  # and does not wait for a child's lock again
 
     def ending(self) -> Ending:
         """Return what is written of it."""
@@ -50,6 +59,7 @@ class Letter:
                 delay = after.total_seconds()
             case Bury(errors):
                 detail = dump_json(list(errors))
+                return Ending(claim.id, claim.claim_no, attempt.run_seconds, attempt.age, "dead", detail)
         return Ending(claim.id, claim.claim_no, attempt.run_seconds, attempt.age, detail=detail, delay=delay)
 
 
@@ -63,11 +73,13 @@ class Outbox:
         self._settled = settled
         self._finishes: dict[int, Letter] = {}
         self._others: dict[int, Letter] = {}
+        self._special: dict[int, Letter] = {}
+        self._at_once = BATCH  # slow endings in one transaction: fewer while it meets locks
         self._stuck: list[tuple[float, Letter]] = []
 
     def __len__(self) -> int:
         """How many letters wait to be taken."""
-        return len(self._finishes) + len(self._others)
+        return len(self._finishes) + len(self._others) + len(self._special)
 
     def put(self, attempt: Attempt, transition: Transition) -> None:
         """Take a decision."""
@@ -81,6 +93,7 @@ class Outbox:
     def _put(self, letter: Letter) -> None:
         """A decision on an older claim of the task, whose fate took long to learn, gives way to the newer."""
         target = self._finishes if isinstance(letter.transition, Finish) else self._others
+        target = self._special if letter.special else target
         claim = letter.attempt.claim
         waiting = target.get(claim.id.int)
         if waiting is None or waiting.attempt.claim.claim_no <= claim.claim_no:
@@ -109,6 +122,9 @@ class Outbox:
             chosen = [letter for letter in self._others.values() if isinstance(letter.transition, kind)][:BATCH]
             if chosen:
                 back += await self._write(pump, runner_id, kind, _take(self._others, chosen))
+        while self._special:
+            chosen = [letter for letter in self._special.values() if not letter.hurried] or list(self._special.values())
+            back += await self._write_special(pump, runner_id, _take(self._special, chosen[: self._at_once]))
         if soon := [task for task in back if task.due_in < _SOON]:
             await pump(store.announce(soon))
         return back
@@ -130,6 +146,30 @@ class Outbox:
         await self._sort(pump, runner_id, letters, {ending.id for ending in endings} - won)
         return back
 
+    async def _write_special(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter]) -> list[Due]:
+        """End what has children or a successor. A lock on a child is waited for once, by the batch that meets it."""
+        endings = [letter.ending() for letter in letters]
+        write = slow.end_free if letters[0].hurried else slow.end_many
+        events.fail_point("before_finish")
+        try:
+            closed: Closed = await pump(write(runner_id, endings, patience=_PATIENCE))
+        except (LockNotAvailable, DeadlockDetected):
+            self._at_once = max(1, len(letters) // 2)
+            self._stick(letters)
+            return []
+        except BaseException:
+            self.put_back(letters)
+            raise
+        events.fail_point("after_finish")
+        self._at_once = min(BATCH, 2 * self._at_once)
+        await self._sort(pump, runner_id, letters, {ending.id for ending in endings} - set(closed.ids))
+        return closed.due
+
+    def _stick(self, letters: Sequence[Letter]) -> None:
+        for letter in letters:
+            letter.hurried = letter.special
+            self._stuck.append((time.monotonic() + _AGAIN, letter))
+
     async def _sort(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter], missing: set[UUID]) -> None:
         if not missing:
             for letter in letters:
@@ -145,12 +185,15 @@ class Outbox:
         try:
             fates = {fate.id: fate for fate in await pump(store.fates(runner_id, claims))}
         except BaseException:
-            self._stuck += [(time.monotonic() + _AGAIN, letter) for letter in lost]  # they are simply written again
+            self._stick(lost)  # they are simply written again
             raise
         for letter in lost:
             fate = fates[letter.attempt.claim.id]
-            if fate.held:
-                self._stuck.append((time.monotonic() + _AGAIN, letter))
+            if fate.held and fate.special and not letter.special:
+                letter.special = True
+                self._put(letter)
+            elif fate.held:
+                self._stick([letter])
             else:
                 self._settled(letter.attempt)
                 _tell_lost(letter, ended=fate.ended)

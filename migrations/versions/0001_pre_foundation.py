@@ -81,6 +81,7 @@ CREATE TABLE taskrunner.task (
     progress JSONB,
     successor JSONB,
     fair_tenant TEXT COLLATE "C",
+    waits_for INTEGER,
     PRIMARY KEY (id),
     CONSTRAINT task_state_check CHECK (state IN ('pending', 'running', 'blocked')),
     CONSTRAINT task_tenant_check CHECK (tenant <> '')
@@ -197,8 +198,10 @@ CREATE INDEX schedule_due ON taskrunner.schedule (next_tick_at) WHERE NOT paused
 CREATE TABLE taskrunner.dependency (
     parent_id UUID NOT NULL,
     child_id UUID NOT NULL,
+    tenant TEXT DEFAULT 'default' NOT NULL,
     on_failure TEXT DEFAULT 'fail' NOT NULL,
-    CONSTRAINT dependency_pkey PRIMARY KEY (parent_id, child_id)
+    CONSTRAINT dependency_pkey PRIMARY KEY (parent_id, child_id),
+    CONSTRAINT dependency_on_failure_check CHECK (on_failure IN ('fail', 'run', 'wait'))
 );
 CREATE INDEX dependency_child ON taskrunner.dependency (child_id);
 CREATE TABLE taskrunner.effect (

@@ -40,6 +40,7 @@ COUNTED = """counted AS (
 )"""
 
 # End what has succeeded: `locked` is the fence; the row leaves `task` and enters history here, and the counts with it.
+# A task with children or a successor takes several statements: it is left over, and `ending` ends it.
 # Each row is looked up by the primary key: by task_running, which `state = 'running'` would allow, the planner has been
 # seen to walk all that was ever claimed while an old snapshot kept vacuum from removing it (NOT IN says the same).
 # Then mark what has started. Either may be empty. The first part of both cycles.
@@ -56,6 +57,7 @@ WITH ending AS MATERIALIZED (
            SELECT t.id FROM taskrunner.task t
             WHERE t.id = e.id AND t.claim_no = e.claim_no
               AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
+              AND NOT t.has_children AND t.successor IS NULL
               FOR UPDATE SKIP LOCKED) l
 ), gone AS (
     DELETE FROM taskrunner.task t WHERE t.id = ANY(ARRAY(SELECT l.id FROM locked l)) RETURNING t.*

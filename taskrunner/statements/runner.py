@@ -78,20 +78,23 @@ ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('taskrunner.rescue ' || %
 
 # Whom to blame: a runner runs at most one suspect (crashes ≥ 1) at a time, so if one had started, it alone
 # is charged; else each task that had started. Claims never started are not charged.
-# Rows that somebody has locked are left for the next round: the runner's row stays as long as a task names it.
+# Rows that somebody has locked are left for the next round: the runner's row stays as long as a task names it. So is
+# what dies here and has children or a successor (`special`): OVERDUE and `ending.END` bury it, in a transaction of its
+# own, because a lock on a child must not hold up the rescue of the others.
 RESCUE = (
     """
 WITH locked AS MATERIALIZED (
-    SELECT t.id, t.crashes, t.started_at FROM taskrunner.task t
+    SELECT t.id, t.queue, t.crashes, t.started_at, t.has_children OR t.successor IS NOT NULL AS special
+      FROM taskrunner.task t
      WHERE t.runner_id = %(runner_id)s AND t.state = 'running'
      ORDER BY t.id FOR UPDATE SKIP LOCKED
 ), charged AS MATERIALIZED (
-    SELECT l.id, l.crashes + 1 AS crashes FROM locked l
+    SELECT l.id, l.queue, l.crashes + 1 AS crashes, l.special FROM locked l
      WHERE l.started_at IS NOT NULL
        AND (l.crashes > 0 OR NOT EXISTS (SELECT FROM locked s WHERE s.crashes > 0 AND s.started_at IS NOT NULL))
 ), gone AS (
     DELETE FROM taskrunner.task t USING charged c
-     WHERE t.id = c.id AND c.crashes >= %(crash_limit)s
+     WHERE t.id = c.id AND c.crashes >= %(crash_limit)s AND NOT t.has_children AND t.successor IS NULL
     RETURNING t.*
 ), ended AS (
     INSERT INTO taskrunner.dead_letter (id, finished_at, started_at, maturity_at, created_at, claim_no, run_seconds,
@@ -124,8 +127,19 @@ SELECT r.id, r.queue, r.priority, r.due_in, CASE WHEN r.charged THEN 'charged' E
   FROM returned r
 UNION ALL
 SELECT e.id, e.queue, 0, NULL, 'dead' FROM ended e
+UNION ALL
+SELECT c.id, c.queue, 0, NULL, 'special' FROM charged c WHERE c.crashes >= %(crash_limit)s AND c.special
 """
 )
+
+# What RESCUE has called special, still held by that dead runner: what its ending is made of.
+OVERDUE = """
+SELECT t.id, t.claim_no, t.crashes + 1 AS crashes,
+       greatest(extract(epoch FROM taskrunner.clock() - t.started_at), 0)::float8 AS age
+  FROM taskrunner.task t
+ WHERE t.id = ANY(%(ids)s::uuid[]) AND t.runner_id = %(runner_id)s AND t.state = 'running'
+ ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
+"""
 
 # A runner's row goes only when no task names it any more.
 LEAVE = """

@@ -4,7 +4,7 @@
 CANCEL = """
 WITH gone AS (
     DELETE FROM taskrunner.task t WHERE t.id = %(id)s AND t.state IN ('pending', 'blocked') RETURNING t.*
-)
+), ended AS (
 INSERT INTO taskrunner.task_history (id, finished_at, started_at, maturity_at, created_at, claim_no, run_seconds,
        priority, tries, crashes, max_retries, tenant, queue, type, state, runner_id, unique_key,
        requeued_from, schedule_id, tick_at, payload, meta, errors, progress, result)
@@ -12,7 +12,8 @@ SELECT g.id, taskrunner.clock(), NULL, g.maturity_at, g.created_at, g.claim_no, 
        g.crashes, g.max_retries, g.tenant, g.queue, g.type, 'cancelled', NULL, g.unique_key, g.requeued_from,
        g.schedule_id, g.tick_at, g.payload, g.meta, g.errors, g.progress, NULL
   FROM gone g
-RETURNING id, tenant, queue, type
+)
+SELECT g.id, g.tenant, g.queue, g.type, g.has_children FROM gone g
 """
 
 # A cancel by hand belongs to no runner: the nil id keeps the counts in step with history.

@@ -56,7 +56,7 @@ UPDATE taskrunner.task t
 RETURNING t.id, t.queue, t.priority, l.delay AS due_in, t.type
 """
 
-# Out of retries: the whole row, with this last error, becomes a dead letter.
+# Out of retries: the whole row, with this last error, becomes a dead letter. What has children is left to `ending`.
 BURY = (
     """
 WITH ending AS MATERIALIZED (
@@ -66,6 +66,7 @@ WITH ending AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT t.id FROM taskrunner.task t JOIN ending e ON e.id = t.id
      WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
+       AND NOT t.has_children AND t.successor IS NULL
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 ), gone AS (
     DELETE FROM taskrunner.task t WHERE t.id = ANY(ARRAY(SELECT l.id FROM locked l)) RETURNING t.*
@@ -111,11 +112,14 @@ SELECT t.id, t.claim_no FROM taskrunner.task t
  WHERE t.runner_id = %(runner_id)s AND t.state = 'running' AND NOT t.id = ANY(%(held)s::uuid[])
 """
 
-# Of claims whose ending did not find its row: who still holds the fence (somebody's lock was in the way),
-# and whose end is in history or dead letters already (the first reply was lost). The rest lost their lease.
+# Of claims whose ending did not find its row: who still holds the fence (somebody's lock was in the way, or it is
+# `special`: it has children or a successor, and ends by `ending.END`), and whose end is in history or dead letters
+# already (the first reply was lost). The rest lost their lease.
 FATE = """
 SELECT e.id, EXISTS (SELECT FROM taskrunner.task t WHERE t.id = e.id AND t.claim_no = e.claim_no
                         AND t.runner_id = %(runner_id)s AND t.state = 'running') AS held,
+       EXISTS (SELECT FROM taskrunner.task t WHERE t.id = e.id AND t.claim_no = e.claim_no
+                  AND (t.has_children OR t.successor IS NOT NULL)) AS special,
        EXISTS (SELECT FROM taskrunner.task_history h WHERE h.id = e.id AND h.claim_no = e.claim_no)
     OR EXISTS (SELECT FROM taskrunner.dead_letter d WHERE d.id = e.id AND d.claim_no = e.claim_no) AS ended
   FROM unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[]) AS e(id, claim_no)

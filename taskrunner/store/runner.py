@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +11,8 @@ from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, column, nothing, scalar
 from taskrunner.statements import runner as sql
-from taskrunner.store.task import BOUNDS, Due, announce
+from taskrunner.store.ending import end_many
+from taskrunner.store.task import BOUNDS, Due, Ending, announce
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,10 @@ class Beaten(NamedTuple):
 
 
 class Rescued(NamedTuple):
-    """A task taken back from a dead runner: `verdict` is `charged`, `released` or `dead`."""
+    """A task taken back from a dead runner: `verdict` is `charged`, `released` or `dead`.
+
+    Or `special`: it is to die too, but has children or a successor; see `bury`.
+    """
 
     id: UUID
     queue: str
@@ -134,6 +139,24 @@ def rescue_of(runner_id: UUID, started: Sequence[tuple[UUID, int]], crash_limit:
     yield end_leases([runner_id])
     yield mark_started_of(runner_id, started)
     return (yield from rescue(runner_id, crash_limit))
+
+
+def bury(runner_id: UUID, specials: Collection[UUID], patience: timedelta) -> Steps[list[UUID]]:
+    """Make dead letters of what a rescue has called special, with all that follows; returns the dead.
+
+    Raises psycopg's `LockNotAvailable` where somebody's lock on a child lasts longer than `patience`.
+    """
+    rows = yield Op(sql.OVERDUE, {"ids": list(specials), "runner_id": runner_id}, list)
+    endings = [Ending(id_, claim_no, age, age, "dead", _died(crashes)) for id_, claim_no, crashes, age in rows]
+    closed = yield from end_many(runner_id, endings, patience=patience, crash=True)
+    yield leave([runner_id])
+    if closed.due:
+        yield announce(closed.due)
+    return closed.ids
+
+
+def _died(crashes: int) -> str:
+    return json.dumps([{"message": f"its runner died {crashes} times", "traceback": None}])
 
 
 def orphaned() -> Op[list[UUID]]:

@@ -10,6 +10,7 @@ from uuid import UUID
 from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.errors import Conflict, NotFound, TaskrunnerError
 from taskrunner.statements import steering as sql
+from taskrunner.store import ending
 from taskrunner.store.task import Due, announce
 
 CANCEL_CHANNEL = "taskrunner_cancel"
@@ -34,6 +35,7 @@ def cancel(id_: UUID, *, running: bool = True, repeated: bool = False) -> Steps[
         gone = yield Op(sql.CANCEL, {"id": id_}, list)
         if gone:
             yield _count_cancelled(gone[0])
+            yield from _leave_children(gone[0])
             return "cancelled"
         if running and (asked := (yield Op(sql.REQUEST_CANCEL, {"id": id_}, list))):
             yield Op(sql.NOTIFY_CANCEL, {"message": str(asked[0][0])}, nothing)
@@ -123,6 +125,13 @@ def _refusal(id_: UUID, where: _Where | None, verb: str) -> TaskrunnerError:
 
 def _count_cancelled(row: Row) -> Op[Any]:
     return Op(sql.COUNT_CANCELLED, {"tenant": row[1], "queue": row[2], "type": row[3]}, nothing)
+
+
+def _leave_children(row: Row) -> Steps[None]:
+    id_, _, _, type_, has_children = row
+    due = yield from ending.leave([ending.Ended(id_, type_, "cancelled", has_children)])
+    if due:
+        yield announce(due)
 
 
 def _dues(rows: Sequence[Row]) -> list[Due]:

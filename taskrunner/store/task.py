@@ -172,10 +172,14 @@ class Due(NamedTuple):
 
 
 class Fate(NamedTuple):
-    """Of a claim whose ending found no row: does this runner still hold it, or was its end written before?"""
+    """Of a claim whose ending found no row: does this runner still hold it, or was its end written before?
+
+    A `special` one has children or a successor: `ending` ends it.
+    """
 
     id: UUID
     held: bool
+    special: bool
     ended: bool
 
 
