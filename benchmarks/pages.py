@@ -73,6 +73,8 @@ def _paths(client: httpx.Client) -> list[str]:
         "/tasks?type=bench.nosuch",
         "/tasks?queue=mail",
         "/tasks?queue=nosuch",
+        "/tasks?tenant=nosuch",
+        f"/tasks?type=bench.nosuch&after={items[-1]['id']}",
         "/tasks?type=bench.kind7&state=ignored",
         f"/tasks?since={since}&limit=1000",
         f"/tasks/{items[-1]['id']}",

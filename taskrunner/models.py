@@ -135,6 +135,7 @@ class HistoryRow(Table, table=True):
     __table_args__ = (
         PrimaryKeyConstraint("id", "finished_at", name="task_history_pkey"),
         CheckConstraint(_check_states(HISTORY), name="task_history_state_check"),
+        Index("task_history_rare", "state", "id", postgresql_where=text("state <> 'succeeded'")),
         {"postgresql_partition_by": "RANGE (finished_at)"},
     )
 

@@ -121,6 +121,7 @@ CREATE TABLE taskrunner.task_history (
     CONSTRAINT task_history_pkey PRIMARY KEY (id, finished_at),
     CONSTRAINT task_history_state_check CHECK (state IN ('succeeded', 'ignored', 'cancelled'))
 ) PARTITION BY RANGE (finished_at);
+CREATE INDEX task_history_rare ON taskrunner.task_history (state, id) WHERE state <> 'succeeded';
 CREATE TABLE taskrunner.dead_letter (
     id UUID NOT NULL,
     finished_at TIMESTAMP WITH TIME ZONE NOT NULL,

@@ -168,7 +168,10 @@ class Steered(BaseModel):
 
 
 class TaskPage(BaseModel):
-    """A page of tasks, the newest first; `next` is the `after` of the next page, and null on the last."""
+    """A page of tasks, the newest first; `next` is the `after` of the next page, and null on the last.
+
+    A page that is not the last may be short, or empty: it looks at a bounded number of rows.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"tasks": [EXAMPLE_TASK], "next": _ID}]})
 

@@ -28,19 +28,20 @@ def list_(
 
     Those that were requeued are left out, unless --all is given.
     """
+    from functools import partial
+
     from taskrunner import console, reads
     from taskrunner.cli.options import since as since_when
-    from taskrunner.cli.session import emit, session, talk
+    from taskrunner.cli.pages import listed
+    from taskrunner.cli.session import emit, session
 
     with session() as opened:
         now = opened.run(reads.now())
         wanted = reads.TaskFilter(
             type=type_, queue=queue, tenant=tenant, since=since_when(since, now), limit=limit, after=after
         )
-        found = opened.run(reads.dead_letters(wanted, requeued=requeued))
+        found = listed(opened, partial(reads.dead_letters, requeued=requeued), wanted)
     emit(found, as_json, lambda: console.show_dead(found, now))
-    if len(found) == limit:
-        talk(f"there may be more: --after {found[-1].id}")
 
 
 @app.command(epilog="Example: taskrunner dead show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")

@@ -27,11 +27,12 @@ def list_(
 ) -> None:
     """List tasks of all states, the newest first.
 
-    A full page ends with how to get the next one.
+    A page that is not the last ends with how to get the next one.
     """
     from taskrunner import console, reads
     from taskrunner.cli.options import since as since_when
-    from taskrunner.cli.session import emit, session, talk
+    from taskrunner.cli.pages import listed
+    from taskrunner.cli.session import emit, session
 
     with session() as opened:
         now = opened.run(reads.now())
@@ -44,10 +45,8 @@ def list_(
             limit=limit,
             after=after,
         )
-        found = opened.run(reads.list_tasks(wanted))
+        found = listed(opened, reads.list_tasks, wanted)
     emit(found, as_json, lambda: console.show_tasks(found, now))
-    if len(found) == limit:
-        talk(f"there may be more: --after {found[-1].id}")
 
 
 @app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --json")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
-from taskrunner.reads.tasks import dead_letter_by_id, dead_letters, list_tasks, task_by_id
+from taskrunner.reads.tasks import ROOM, dead_letter_by_id, dead_letters, list_tasks, task_by_id
 from taskrunner.reads.views import (
     Counts,
     DeadView,
+    Page,
     Queue,
     Runner,
     Schedule,
@@ -23,8 +24,10 @@ from taskrunner.reads.views import (
 )
 
 __all__ = [
+    "ROOM",
     "Counts",
     "DeadView",
+    "Page",
     "Queue",
     "Runner",
     "Schedule",

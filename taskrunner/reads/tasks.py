@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from taskrunner.db import Op, Row
-from taskrunner.reads.views import DeadView, TaskFilter, TaskView
+from taskrunner.db import Op, Row, Steps, scalar
+from taskrunner.reads.views import DeadView, Page, TaskFilter, TaskView
 from taskrunner.statements import reads as sql
 from taskrunner.states import HISTORY, LIVE, State
+
+T = TypeVar("T", bound=TaskView)
+
+ROOM = 50_000
+"""Rows of one table that a page looks at, at most: some 50 ms, whatever it is asked for (docs/decisions/016)."""
 
 _TASK_FIELDS, _DEAD_FIELDS = tuple(TaskView.model_fields), tuple(DeadView.model_fields)
 _OPEN = " AND t.requeued_as IS NULL"
 _PAGE = " ORDER BY t.id DESC LIMIT %(limit)s"
+_LAST = " ORDER BY t.id DESC OFFSET %(room)s - 1 LIMIT 1"
 
-# What a filter asks of every table. The day an ended task was created is no later than that of its end: said of the
-# end as well, it spares the partitions before that day.
+# What a filter asks of every table.
 _FILTERS = {
     "type": " AND t.type = %(type)s",
     "queue": " AND t.queue = %(queue)s",
     "tenant": " AND t.tenant = %(tenant)s",
     "since": " AND t.created_at >= %(since)s",
-    "after": " AND t.id < %(after)s",
 }
-_STATE, _SINCE_END = " AND t.state = %(state)s", " AND t.finished_at >= %(since)s"
+_AFTER, _FLOOR, _REACH = " AND t.id < %(after)s", " AND t.id >= %(floor)s", " AND t.finished_at >= %(reach)s"
+
+# As text and not as a parameter, or a prepared plan could not use the index of the rare ones.
+_STATES = {state: f" AND t.state = '{state.value}'" for state in State}
+_RARE = tuple(state for state in HISTORY if state is not State.SUCCEEDED)
+
+
+class Source(NamedTuple):
+    """One table of a list: its select, what a page of it is counted by, and the conditions that are its own.
+
+    `counted` is the table as the reach of a page counts its rows, with what an index answers; None counts nothing,
+    where the rows asked for are few and found by an index of their own.
+    """
+
+    select: str
+    counted: str | None
+    own: str = ""
+    ended: bool = False
 
 
 def task_by_id(id_: UUID) -> Op[TaskView | None]:
@@ -32,26 +53,19 @@ def task_by_id(id_: UUID) -> Op[TaskView | None]:
     return Op(sql.ONE, {"id": id_}, lambda rows: _views(rows)[0] if rows else None)
 
 
-def list_tasks(wanted: TaskFilter) -> Op[list[TaskView]]:
+def list_tasks(wanted: TaskFilter, room: int = ROOM) -> Steps[Page[TaskView]]:
     """Return a page of tasks, the newest first; a dead letter that was requeued is its new task's business.
 
-    The order is that of the ids, which for UUIDv7 is that of their creation. Each table gives at most a page, by its
-    primary key; the partitions of history are merged, so that an unfiltered page reads no more rows than it shows.
+    The order is that of the ids, which for UUIDv7 is that of their creation. A page looks at no more than `room` rows
+    of each table: where few of them are wanted it is short, or empty, and says where to go on.
     """
-    pages = []
-    if wanted.state is None or wanted.state in LIVE:
-        pages.append(_page(sql.LIVE, wanted, _STATE))
-    if wanted.state is None or wanted.state in HISTORY:
-        pages.append(_page(sql.ENDED, wanted, _STATE, _SINCE_END))
-    if wanted.state in (None, State.DEAD):
-        pages.append(_page(sql.DEAD + _OPEN, wanted, "", _SINCE_END))
-    return Op(pages[0] if len(pages) == 1 else _merged(pages), _params(wanted), _views)
+    return (yield from _paged(_sources(wanted.state), wanted, room, _views))
 
 
-def dead_letters(wanted: TaskFilter, *, requeued: bool = False) -> Op[list[DeadView]]:
+def dead_letters(wanted: TaskFilter, *, requeued: bool = False, room: int = ROOM) -> Steps[Page[DeadView]]:
     """Return a page of dead letters, the newest first; with `requeued` also those that a person has requeued."""
-    source = sql.DEAD_LETTER if requeued else sql.DEAD_LETTER + _OPEN
-    return Op(_page(source, wanted, "", _SINCE_END), _params(wanted), _dead_views)
+    source = Source(sql.DEAD_LETTER, sql.DEAD_IDS, "" if requeued else _OPEN, ended=True)
+    return (yield from _paged([source], wanted, room, _dead_views))
 
 
 def dead_letter_by_id(id_: UUID) -> Op[DeadView | None]:
@@ -59,23 +73,56 @@ def dead_letter_by_id(id_: UUID) -> Op[DeadView | None]:
     return Op(sql.ONE_DEAD_LETTER, {"id": id_}, lambda rows: _dead_views(rows)[0] if rows else None)
 
 
-def _page(source: str, wanted: TaskFilter, state: str, since_end: str = "") -> str:
+def _sources(state: State | None) -> list[Source]:
+    own = "" if state is None else _STATES[state]
+    found = []
+    if state is None or state in LIVE:
+        # What runs has an index of its own, and is never much.
+        found.append(Source(sql.LIVE, None if state is State.RUNNING else sql.LIVE_IDS, own))
+    if state is None or state in HISTORY:
+        found.append(Source(sql.ENDED, sql.ENDED_IDS + (own if state in _RARE else ""), own, ended=True))
+    if state in (None, State.DEAD):
+        found.append(Source(sql.DEAD, sql.DEAD_IDS, _OPEN, ended=True))
+    return found
+
+
+def _paged(
+    sources: Sequence[Source], wanted: TaskFilter, room: int, read: Callable[[Sequence[Row]], list[T]]
+) -> Steps[Page[T]]:
+    """Find out how far down the page may look, and look."""
+    params: dict[str, Any] = {**dict(wanted), "room": room, "floor": None, "reach": None}
+    if wanted.since is not None and any(source.ended for source in sources):
+        params["reach"] = yield Op(sql.REACH, params, scalar)
+    counted = _floor(sources, params)
+    params["floor"] = (yield Op(counted, params, scalar)) if counted else None
+    items: list[T] = yield Op(_merged([_page(source, params) for source in sources]), params, read)
+    return Page(items=items, next=items[-1].id if len(items) == wanted.limit else params["floor"])
+
+
+def _floor(sources: Sequence[Source], params: Mapping[str, Any]) -> str:
+    """Return the statement for the lowest id to look at: of what an unfiltered list shows, no row is in vain."""
+    if all(params[name] is None for name in ("state", *_FILTERS)):
+        return ""
+    parts = [source.counted + _bounds(source, params) + _LAST for source in sources if source.counted]
+    return "SELECT greatest((" + "),\n(".join(parts) + "))" if parts else ""
+
+
+def _page(source: Source, params: Mapping[str, Any]) -> str:
     """Put what is wanted behind the select of one table."""
-    conditions = [text for name, text in _FILTERS.items() if getattr(wanted, name) is not None]
-    if wanted.state is not None:
-        conditions.append(state)
-    if wanted.since is not None:
-        conditions.append(since_end)
-    return source + "".join(conditions) + _PAGE
+    filters = [text for name, text in _FILTERS.items() if params[name] is not None]
+    return source.select + source.own + "".join(filters) + _bounds(source, params) + _PAGE
+
+
+def _bounds(source: Source, params: Mapping[str, Any]) -> str:
+    """Say which part of a table a page may look at: the ids, and of what has ended the partitions."""
+    bounds = [text for name, text in (("after", _AFTER), ("floor", _FLOOR)) if params[name] is not None]
+    return "".join(bounds) + (_REACH if source.ended and params["reach"] is not None else "")
 
 
 def _merged(pages: Sequence[str]) -> str:
+    if len(pages) == 1:
+        return pages[0]
     return "(" + ")\nUNION ALL (".join(pages) + ")\n ORDER BY id DESC LIMIT %(limit)s"
-
-
-def _params(wanted: TaskFilter) -> dict[str, Any]:
-    """Return the filter's values; psycopg takes an enum for a type of the database's, and the states are text."""
-    return {**dict(wanted), "state": wanted.state and wanted.state.value}
 
 
 def _views(rows: Sequence[Row]) -> list[TaskView]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from taskrunner.states import State
+
+T = TypeVar("T", bound="TaskView")
 
 
 class TaskView(BaseModel):
@@ -52,6 +54,16 @@ class TaskFilter(BaseModel):
     since: AwareDatetime | None = Field(None, description="Only tasks created at this instant or later.")
     limit: int = Field(50, ge=1, le=1000)
     after: UUID | None = Field(None, description="The last id of the page before.")
+
+
+class Page(BaseModel, Generic[T]):
+    """Some tasks, the newest first; `next` is the `after` of the next page, and None on the last.
+
+    A page may be short, or empty, with more behind it: go on while `next` is not None.
+    """
+
+    items: list[T]
+    next: UUID | None = None
 
 
 class Runner(BaseModel):

@@ -31,6 +31,22 @@ SELECT t.id, t.type, t.queue, t.tenant, 'dead' AS state, t.priority, t.payload, 
   FROM taskrunner.dead_letter t
  WHERE true"""
 
+# How far down a page may look, by the primary keys alone; the states of history that are rare, by task_history_rare.
+LIVE_IDS = "SELECT t.id FROM taskrunner.task t WHERE true"
+ENDED_IDS = "SELECT t.id FROM taskrunner.task_history t WHERE true"
+DEAD_IDS = "SELECT t.id FROM taskrunner.dead_letter t WHERE true"
+
+# Where the partition begins in which a task created at this instant may have ended first: a task ends no earlier than
+# it was created, so that nothing of the partitions before is asked for, and every row of the others counts.
+REACH = """
+SELECT max(p.bounds[1]::timestamptz) AS reach
+  FROM pg_inherits i
+  JOIN pg_class c ON c.oid = i.inhrelid
+ CROSS JOIN LATERAL (
+       SELECT regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''([^'']+)''\\)') AS bounds) p
+ WHERE i.inhparent = 'taskrunner.task_history'::regclass AND p.bounds[1]::timestamptz <= %(since)s
+"""
+
 ONE_DEAD_LETTER = DEAD_LETTER + " AND t.id = %(id)s"
 
 ONE = LIVE + " AND t.id = %(id)s\nUNION ALL" + ENDED + " AND t.id = %(id)s\nUNION ALL" + DEAD + " AND t.id = %(id)s"

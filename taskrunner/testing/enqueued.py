@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
+from uuid import UUID
 
 from psycopg import Connection
 
@@ -52,10 +55,18 @@ def _kind(registry: Registry, wanted: type[Task] | str, fields: dict[str, Any]) 
 
 def _live(connection: Connection[Any], kind: TaskType) -> list[TaskView]:
     names = (kind.name, *kind.aliases)
-    pages = [
-        run(connection, list_tasks(TaskFilter(type=name, state=state, limit=_MOST))) for name in names for state in LIVE
-    ]
-    return sorted((task for page in pages for task in page), key=lambda task: task.id, reverse=True)
+    lists = [_listing(connection, TaskFilter(type=name, state=state)) for name in names for state in LIVE]
+    return sorted((task for tasks in lists for task in islice(tasks, _MOST)), key=lambda task: task.id, reverse=True)
+
+
+def _listing(connection: Connection[Any], wanted: TaskFilter) -> Iterator[TaskView]:
+    """Yield what is wanted, page after page."""
+    after: UUID | None = None
+    while True:
+        page = run(connection, list_tasks(wanted.model_copy(update={"after": after, "limit": _MOST})))
+        yield from page.items
+        if (after := page.next) is None:
+            return
 
 
 def _fits(kind: TaskType, task: TaskView, fields: dict[str, Any]) -> bool:

@@ -52,13 +52,15 @@ async def add(order: AddTask, door: OpenDoor, response: Response, idempotency_ke
 async def list_(
     wanted: Annotated[TaskQuery, Query()], door: OpenDoor, request: Request, response: Response
 ) -> TaskPage:
-    """List tasks of all states, the newest first, a page at a time."""
-    tasks = await door.run(lambda: reads.list_tasks(wanted))
-    after = tasks[-1].id if len(tasks) == wanted.limit else None
-    if after is not None:
-        url = request.url.include_query_params(after=after)
+    """List tasks of all states, the newest first, a page at a time.
+
+    A page may be short, or empty, with more behind it: go on while `next` is not null.
+    """
+    page = await door.run(lambda: reads.list_tasks(wanted))
+    if page.next is not None:
+        url = request.url.include_query_params(after=page.next)
         response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return TaskPage(tasks=tasks, next=after)
+    return TaskPage(tasks=page.items, next=page.next)
 
 
 @router.get("/{id}", operation_id="show_task", responses={**TASK_EXAMPLE, **refusals(404)})
