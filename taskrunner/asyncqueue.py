@@ -15,7 +15,7 @@ from psycopg.errors import UniqueViolation
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from taskrunner import db, reads
+from taskrunner import db, fairness, reads
 from taskrunner.admission import Admission, Entry, check_on_conflict, refuse_other, refuse_repeat, within
 from taskrunner.borrowed import async_connection
 from taskrunner.db import Work, arun
@@ -29,6 +29,7 @@ from taskrunner.registry import Registry
 from taskrunner.states import TERMINAL
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
+from taskrunner.tenancy import arun_as, borrowing, own
 from taskrunner.waiting import found, looks, result_of, too_late
 
 T = TypeVar("T")
@@ -43,9 +44,12 @@ class AsyncTaskQueue(Door):
 
     @classmethod
     def connect(
-        cls, url: str | None = None, *, tenant: str = "default", registry: Registry | None = None
+        cls, url: str | None = None, *, tenant: str | None = None, registry: Registry | None = None
     ) -> AsyncTaskQueue:
-        """Make a door to `url`, else DATABASE_URL, else the project's private server; `async with` opens it."""
+        """Make a door to `url`, else DATABASE_URL, else the project's private server; `async with` opens it.
+
+        With `tenant=` it is bound to that tenant: see `TaskQueue.connect`.
+        """
         return cls(url, tenant=tenant, registry=registry)
 
     async def open(self) -> None:
@@ -70,25 +74,30 @@ class AsyncTaskQueue(Door):
     ) -> None:
         await self.close()
 
-    async def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
-        """Run the work of `make()`; after a lost connection again, or what `again` says: all may be repeated."""
+    async def _run(
+        self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None, *, of: UUID | None = None
+    ) -> T:
+        """Run the work of `make()`; after a lost connection again, or what `again` says: all may be repeated.
+
+        At a door that is bound it is done as its tenant, and only if the task that it is the work `of` is his.
+        """
         for _ in range(POOL_SIZE):
             try:
-                return await self._once(make())
+                return await self._once(own(make(), of, self._bound), tenant=self._bound)
             except DatabaseUnreachable as error:
                 refuse_repeat(error)
                 await self._pool.check()
             make = again or make
-        return await self._once(make())
+        return await self._once(own(make(), of, self._bound), tenant=self._bound)
 
-    async def _once(self, work: Work[T], patience: float | None = None) -> T:
+    async def _once(self, work: Work[T], patience: float | None = None, *, tenant: str | None = None) -> T:
         try:
             conn = await self._pool.getconn(patience)
         except psycopg.Error:
             with db.translated():
                 raise
         try:
-            return await arun(conn, work)
+            return await arun_as(conn, work, tenant)
         finally:
             await self._pool.putconn(conn)
 
@@ -130,7 +139,7 @@ class AsyncTaskQueue(Door):
 
     async def _enter(self, first: Entry, again: Entry, connection: Any) -> list[Enqueued]:
         if connection is not None:
-            return (await arun(await async_connection(connection), within(first()))).answers
+            return (await arun(await async_connection(connection), borrowing(within(first()), self._bound))).answers
         began = time.monotonic()
         stored = await self._run(first, again)
         await self._herald.tell(stored.due, began)
@@ -139,28 +148,30 @@ class AsyncTaskQueue(Door):
     async def get(self, id_: UUID | str) -> TaskView:
         """Return the task as it is now: see `TaskQueue.get`."""
         id_ = as_id(id_)
-        return found(await self._run(lambda: reads.task_by_id(id_)), id_)
+        return found(self._seen(await self._run(lambda: reads.task_by_id(id_))), id_)
 
     async def cancel(self, id_: UUID | str) -> str:
         """Cancel a task: see `TaskQueue.cancel`."""
         id_ = as_id(id_)
-        return await self._run(lambda: steering.cancel(id_), lambda: steering.cancel(id_, repeated=True))
+        return await self._run(lambda: steering.cancel(id_), lambda: steering.cancel(id_, repeated=True), of=id_)
 
     async def retry(self, id_: UUID | str) -> UUID:
         """Make a task due now, or requeue a dead one: see `TaskQueue.retry`."""
         id_, new_id = as_id(id_), uuid7()
-        return await self._run(lambda: steering.retry_now(id_, new_id))
+        return await self._run(lambda: steering.retry_now(id_, new_id), of=id_)
 
     async def reschedule(self, id_: UUID | str, *, at: datetime | None = None, delay: Duration = 0) -> None:
         """Give a pending task a new maturity: see `TaskQueue.reschedule`."""
         id_, wait = as_id(id_), as_delay(delay, "delay")
-        await self._run(lambda: steering.reschedule(id_, at=at, delay=wait))
+        await self._run(lambda: steering.reschedule(id_, at=at, delay=wait), of=id_)
 
     async def delete(self, id_: UUID | str) -> None:
         """Take a pending task back: see `TaskQueue.delete`."""
         id_ = as_id(id_)
         await self._run(
-            lambda: steering.cancel(id_, running=False), lambda: steering.cancel(id_, running=False, repeated=True)
+            lambda: steering.cancel(id_, running=False),
+            lambda: steering.cancel(id_, running=False, repeated=True),
+            of=id_,
         )
 
     async def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
@@ -178,4 +189,12 @@ class AsyncTaskQueue(Door):
 
     async def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state: see `TaskQueue.stats`."""
-        return await self._run(reads.stats)
+        return await self._run(lambda: reads.stats(self._bound))
+
+    async def set_fair(self, queue: str, fair: bool = True) -> bool:
+        """Let the tenants of a queue take turns: see `TaskQueue.set_fair`."""
+        return await asyncio.to_thread(fairness.set_fair, self._operator(), queue, fair=fair)
+
+    async def set_weight(self, queue: str, tenant: str, weight: int) -> None:
+        """Give a tenant so many tasks in each round: see `TaskQueue.set_weight`."""
+        await asyncio.to_thread(fairness.set_weight, self._operator(), queue, tenant, weight)

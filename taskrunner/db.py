@@ -22,7 +22,7 @@ from psycopg import AsyncConnection, AsyncRawCursor, Connection, RawCursor
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.array import ListBinaryDumper
 
-from taskrunner.errors import DatabaseUnreachable, SchemaBehind, TaskrunnerError
+from taskrunner.errors import AccessDenied, DatabaseUnreachable, SchemaBehind, TaskrunnerError
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -66,7 +66,7 @@ def run(conn: Connection[Any], work: Work[T]) -> T:
         if isinstance(work, Op):
             return _execute(conn, work)
         with conn.transaction():
-            return _drive(conn, work)
+            return steps(conn, work)
 
 
 async def arun(conn: AsyncConnection[Any], work: Work[T]) -> T:
@@ -75,24 +75,26 @@ async def arun(conn: AsyncConnection[Any], work: Work[T]) -> T:
         if isinstance(work, Op):
             return await _aexecute(conn, work)
         async with conn.transaction():
-            return await _adrive(conn, work)
+            return await asteps(conn, work)
 
 
-def _drive(conn: Connection[Any], steps: Steps[T]) -> T:
+def steps(conn: Connection[Any], work: Steps[T]) -> T:
+    """Execute the steps in the transaction that is open."""
     value: Any = None
     while True:
         try:
-            op = steps.send(value)
+            op = work.send(value)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
         value = _execute(conn, op)
 
 
-async def _adrive(conn: AsyncConnection[Any], steps: Steps[T]) -> T:
+async def asteps(conn: AsyncConnection[Any], work: Steps[T]) -> T:
+    """Execute the steps in the transaction that is open."""
     value: Any = None
     while True:
         try:
-            op = steps.send(value)
+            op = work.send(value)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
         value = await _aexecute(conn, op)
@@ -104,15 +106,25 @@ async def _adrive(conn: AsyncConnection[Any], steps: Steps[T]) -> T:
 
 
 def _execute(conn: Connection[Any], op: Op[T]) -> T:
-    text, names = numbered(op.sql)
-    cursor = RawCursor(conn, row_factory=tuple_row).execute(text, _ordered(op.params, names), binary=True)
+    cursor = execute(conn, op)
     return op.read(cursor.fetchall() if cursor.description is not None else ())
 
 
 async def _aexecute(conn: AsyncConnection[Any], op: Op[T]) -> T:
-    text, names = numbered(op.sql)
-    cursor = await AsyncRawCursor(conn, row_factory=tuple_row).execute(text, _ordered(op.params, names), binary=True)
+    cursor = await aexecute(conn, op)
     return op.read(await cursor.fetchall() if cursor.description is not None else ())
+
+
+def execute(conn: Connection[Any], op: Op[Any]) -> RawCursor[TupleRow]:
+    """Execute the statement; in a pipeline its rows are there when that has ended."""
+    text, names = numbered(op.sql)
+    return RawCursor(conn, row_factory=tuple_row).execute(text, _ordered(op.params, names), binary=True)
+
+
+async def aexecute(conn: AsyncConnection[Any], op: Op[Any]) -> AsyncRawCursor[TupleRow]:
+    """Execute the statement; in a pipeline its rows are there when that has ended."""
+    text, names = numbered(op.sql)
+    return await AsyncRawCursor(conn, row_factory=tuple_row).execute(text, _ordered(op.params, names), binary=True)
 
 
 @lru_cache(maxsize=512)
@@ -160,6 +172,9 @@ _STATEMENT_ONLY = (
 )
 
 
+_BOUND = "a login sees and writes the rows of the tenant that it is mapped to, or that the door is given by tenant="
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn the driver's errors that a person can do something about into ours, with the remedy."""
@@ -171,6 +186,8 @@ def translated() -> Iterator[None]:
         if f"{_schema}." not in str(error):
             raise
         raise SchemaBehind(f"{_first_line(error)}: run `taskrunner migrate`") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise AccessDenied(f"{_first_line(error)}: {_BOUND}") from error
     except _STATEMENT_ONLY:
         raise
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

@@ -11,7 +11,9 @@ from taskrunner import db
 from taskrunner.access import database
 from taskrunner.admission import Many, One
 from taskrunner.durations import as_delay
-from taskrunner.intake import Options, check_key, compose, compose_many
+from taskrunner.errors import InvalidArgument
+from taskrunner.intake import Options, check_key, check_tenant, compose, compose_many
+from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
 from taskrunner.registry import registry as declared
 from taskrunner.settings import Settings, load
@@ -30,11 +32,12 @@ class Door:
     """Seconds to wait for a connection."""
 
     def __init__(
-        self, url: str | None, *, tenant: str, registry: Registry | None, settings: Settings | None = None
+        self, url: str | None, *, tenant: str | None, registry: Registry | None, settings: Settings | None = None
     ) -> None:
         settings = settings or load()
         self._settings = settings
-        self._tenant = tenant
+        self._bound = check_tenant(tenant)
+        self._tenant = tenant or "default"
         self._registry = registry or declared
         self._given, self._url = url, url
         self._access = ExitStack()
@@ -61,12 +64,33 @@ class Door:
             "num_workers": 1,
         }
 
+    def _tenant_of(self, asked: str | None) -> str | None:
+        """Return it. Raises: `InvalidArgument` for a tenant that is not the door's own, if it has one."""
+        if self._bound is not None and asked not in (None, self._bound):
+            raise InvalidArgument(
+                f"this door is the tenant {self._bound}'s, not {asked!r}: open another one, or one without tenant="
+            )
+        return asked
+
+    def _seen(self, view: TaskView | None) -> TaskView | None:
+        """Return the task unless it is another tenant's: the owner's login is under no row security."""
+        return None if view is not None and self._bound not in (None, view.tenant) else view
+
+    def _operator(self) -> str:
+        """Return the URL for what concerns all tenants. Raises: `InvalidArgument` at a door that is bound to one."""
+        if self._bound is not None:
+            raise InvalidArgument(f"this door is the tenant {self._bound}'s: queues are everybody's, use one without")
+        return self._find_url()
+
     def _one(self, task: Any, options: Options, idempotency_key: str | None) -> One:
+        self._tenant_of(options.tenant)
         row = compose(self._registry, task, options, self._tenant)
         return One(self._registry, row, self._idempotency(idempotency_key))
 
     def _many(self, tasks: Iterable[Any], spacing: Duration, tenant: str | None) -> Many:
-        batch = compose_many(self._registry, tasks, as_delay(spacing, "spacing"), tenant or self._tenant)
+        batch = compose_many(
+            self._registry, tasks, as_delay(spacing, "spacing"), self._tenant_of(tenant) or self._tenant
+        )
         return Many(self._registry, batch)
 
     def _idempotency(self, key: str | None) -> Idempotency | None:

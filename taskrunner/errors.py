@@ -12,6 +12,7 @@
     │   └── EmbeddedError                         the private server cannot be had or started
     ├── DatabaseUnreachable              exit 4   no connection, or it went away
     ├── SchemaBehind                     exit 5   the database needs `taskrunner migrate`
+    ├── AccessDenied                     exit 1   the database login may not do this, or not for this tenant
     ├── InvalidArgument                  exit 2   a call with a value that makes no sense
     │   ├── UnknownType                           no task type of that name is registered
     │   └── PayloadInvalid                        a payload that does not fit, with the field's path
@@ -73,6 +74,10 @@ class SchemaBehind(TaskrunnerError):
     """The database's schema is older than this code: run `taskrunner migrate`."""
 
     exit_code = 5
+
+
+class AccessDenied(TaskrunnerError):
+    """The database login may not do this, or not for this tenant."""
 
 
 class InvalidArgument(TaskrunnerError, ValueError):

@@ -118,6 +118,11 @@ def check_key(name: str, key: str) -> str:
     return _storable(name, key)
 
 
+def check_tenant(tenant: str | None) -> str | None:
+    """Return the tenant. Raises: `InvalidArgument` for what cannot be one's name."""
+    return None if tenant is None else _name("tenant", tenant)
+
+
 def as_id(value: UUID | str) -> UUID:
     """Return the task id. Raises: `InvalidArgument` for a text that is no UUID."""
     if isinstance(value, UUID):

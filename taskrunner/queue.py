@@ -17,7 +17,7 @@ from psycopg.errors import UniqueViolation
 from psycopg_pool import ConnectionPool
 from uuid_utils.compat import uuid7
 
-from taskrunner import db, reads
+from taskrunner import db, fairness, reads
 from taskrunner.admission import Admission, Entry, check_on_conflict, refuse_other, refuse_repeat, within
 from taskrunner.borrowed import sync_connection
 from taskrunner.db import Work, run
@@ -31,6 +31,7 @@ from taskrunner.registry import Registry
 from taskrunner.states import TERMINAL
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
+from taskrunner.tenancy import borrowing, own, run_as
 from taskrunner.waiting import found, looks, result_of, too_late
 
 T = TypeVar("T")
@@ -48,8 +49,14 @@ class TaskQueue(Door):
         self._herald = Herald(self._once)
 
     @classmethod
-    def connect(cls, url: str | None = None, *, tenant: str = "default", registry: Registry | None = None) -> TaskQueue:
-        """Open a door to `url`, else DATABASE_URL, else the project's private server."""
+    def connect(
+        cls, url: str | None = None, *, tenant: str | None = None, registry: Registry | None = None
+    ) -> TaskQueue:
+        """Open a door to `url`, else DATABASE_URL, else the project's private server.
+
+        With `tenant=` it is bound: every transaction says so by SET LOCAL, and neither a task nor a figure of another
+        tenant is seen or changed, whatever the login may do; those of the rest are not found.
+        """
         queue = cls(url, tenant=tenant, registry=registry)
         queue._open()
         return queue
@@ -74,25 +81,30 @@ class TaskQueue(Door):
     ) -> None:
         self.close()
 
-    def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
-        """Run the work of `make()`; after a lost connection again, or what `again` says: all may be repeated."""
+    def _run(
+        self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None, *, of: UUID | None = None
+    ) -> T:
+        """Run the work of `make()`; after a lost connection again, or what `again` says: all may be repeated.
+
+        At a door that is bound it is done as its tenant, and only if the task that it is the work `of` is his.
+        """
         for _ in range(POOL_SIZE):
             try:
-                return self._once(make())
+                return self._once(own(make(), of, self._bound), tenant=self._bound)
             except DatabaseUnreachable as error:
                 refuse_repeat(error)
                 self._pool.check()
             make = again or make
-        return self._once(make())
+        return self._once(own(make(), of, self._bound), tenant=self._bound)
 
-    def _once(self, work: Work[T], patience: float | None = None) -> T:
+    def _once(self, work: Work[T], patience: float | None = None, *, tenant: str | None = None) -> T:
         try:  # not `with connection()`, which would end the transaction that `run` has ended
             conn = self._pool.getconn(patience)
         except psycopg.Error:
             with db.translated():
                 raise
         try:
-            return run(conn, work)
+            return run_as(conn, work, tenant)
         finally:
             self._pool.putconn(conn)
 
@@ -139,7 +151,7 @@ class TaskQueue(Door):
 
     def _enter(self, first: Entry, again: Entry, connection: Any) -> list[Enqueued]:
         if connection is not None:
-            return run(sync_connection(connection), within(first())).answers
+            return run(sync_connection(connection), borrowing(within(first()), self._bound)).answers
         began = time.monotonic()
         stored = self._run(first, again)
         self._herald.tell(stored.due, began)
@@ -148,7 +160,7 @@ class TaskQueue(Door):
     def get(self, id_: UUID | str) -> TaskView:
         """Return the task as it is now, live or ended. Raises: `NotFound`."""
         id_ = as_id(id_)
-        return found(self._run(lambda: reads.task_by_id(id_)), id_)
+        return found(self._seen(self._run(lambda: reads.task_by_id(id_))), id_)
 
     def cancel(self, id_: UUID | str) -> str:
         """Cancel a pending task (`cancelled`), or ask the runner of a running one to stop it (`requested`).
@@ -156,23 +168,25 @@ class TaskQueue(Door):
         Raises: `NotFound`, `Conflict` naming the state.
         """
         id_ = as_id(id_)
-        return self._run(lambda: steering.cancel(id_), lambda: steering.cancel(id_, repeated=True))
+        return self._run(lambda: steering.cancel(id_), lambda: steering.cancel(id_, repeated=True), of=id_)
 
     def retry(self, id_: UUID | str) -> UUID:
         """Make a pending task due now, or requeue a dead one; returns the id to look for. Raises as `cancel`."""
         id_, new_id = as_id(id_), uuid7()
-        return self._run(lambda: steering.retry_now(id_, new_id))
+        return self._run(lambda: steering.retry_now(id_, new_id), of=id_)
 
     def reschedule(self, id_: UUID | str, *, at: datetime | None = None, delay: Duration = 0) -> None:
         """Give a pending task a new maturity. Raises as `cancel`."""
         id_, wait = as_id(id_), as_delay(delay, "delay")
-        self._run(lambda: steering.reschedule(id_, at=at, delay=wait))
+        self._run(lambda: steering.reschedule(id_, at=at, delay=wait), of=id_)
 
     def delete(self, id_: UUID | str) -> None:
         """Take a pending task back: it ends as cancelled. Raises: `NotFound`, `Conflict` for any other state."""
         id_ = as_id(id_)
         self._run(
-            lambda: steering.cancel(id_, running=False), lambda: steering.cancel(id_, running=False, repeated=True)
+            lambda: steering.cancel(id_, running=False),
+            lambda: steering.cancel(id_, running=False, repeated=True),
+            of=id_,
         )
 
     def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
@@ -190,4 +204,15 @@ class TaskQueue(Door):
 
     def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state; ended ones of the last 24 hours, dead ones all."""
-        return self._run(reads.stats)
+        return self._run(lambda: reads.stats(self._bound))
+
+    def set_fair(self, queue: str, fair: bool = True) -> bool:
+        """Let the tenants of a queue take turns, or not: see `taskrunner.fairness.set_fair`.
+
+        Returns: False when transactions were open that may have added tasks without knowing.
+        """
+        return fairness.set_fair(self._operator(), queue, fair=fair)
+
+    def set_weight(self, queue: str, tenant: str, weight: int) -> None:
+        """Give a tenant so many tasks in each round of a fair queue, 1 to 1000; 1 is what everybody has."""
+        fairness.set_weight(self._operator(), queue, tenant, weight)

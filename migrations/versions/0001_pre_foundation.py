@@ -293,16 +293,88 @@ ALTER TABLE taskrunner.runner SET (fillfactor = 50, autovacuum_vacuum_scale_fact
 ALTER TABLE taskrunner.task_stats SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 """
 
+# Row security binds everybody but the owner of the tables: runners, schedulers and a plain installation see no policy
+# in their plans. Roles and grants come by `taskrunner migrate --roles`; without grants nobody else reaches a table.
+POLICIES = """
+-- What the names of this database's roles begin with; `migrate --roles` puts its own in place.
+CREATE FUNCTION taskrunner.roles() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT 'taskrunner' $$;
+
+-- The tenant that this session is bound to: the one its login is mapped to, whatever it SETs; else, for logins that are
+-- trusted to say so, what they have SET LOCAL. NULL, which equals nothing, where nobody is bound. By session_user, which
+-- SET ROLE leaves alone. With the rights of its owner, since nobody else may read tenant_role; so the path is fixed.
+CREATE FUNCTION taskrunner.bound_tenant() RETURNS text
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    bound text;
+BEGIN
+    SELECT r.tenant INTO bound FROM taskrunner.tenant_role r WHERE r.role = session_user;
+    IF bound IS NULL AND (pg_has_role(session_user, to_regrole(taskrunner.roles() || '_user'), 'MEMBER')
+                       OR pg_has_role(session_user, to_regrole(taskrunner.roles() || '_reader'), 'MEMBER')) THEN
+        bound := nullif(current_setting('taskrunner.tenant', true), '');
+    END IF;
+    RETURN bound;
+END
+$$;
+
+-- In a sub-select, so that it is called once a statement and not once a row.
+ALTER TABLE taskrunner.task ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.task
+    USING (tenant = (SELECT taskrunner.bound_tenant()))
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND (fair_tenant IS NULL OR fair_tenant = tenant COLLATE "C"));
+-- A tick is unique: who could write one for somebody's schedule could keep the real one out.
+CREATE POLICY own_schedule ON taskrunner.task AS RESTRICTIVE FOR INSERT
+    WITH CHECK (schedule_id IS NULL OR EXISTS (SELECT FROM taskrunner.schedule s WHERE s.id = schedule_id));
+
+-- A tenant's cancel ends a task; what was run is written by runners.
+ALTER TABLE taskrunner.task_history ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.task_history FOR SELECT
+    USING (tenant = (SELECT taskrunner.bound_tenant()));
+CREATE POLICY tenant_cancels ON taskrunner.task_history FOR INSERT
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND state = 'cancelled');
+-- Policies of the parent hold for those who come through it; to a partition itself nobody is to be let.
+ALTER TABLE taskrunner.task_history_default ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE taskrunner.dead_letter ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.dead_letter USING (tenant = (SELECT taskrunner.bound_tenant()));
+ALTER TABLE taskrunner.schedule ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.schedule USING (tenant = (SELECT taskrunner.bound_tenant()));
+ALTER TABLE taskrunner.effect ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.effect USING (tenant = (SELECT taskrunner.bound_tenant()));
+ALTER TABLE taskrunner.idempotency_key ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.idempotency_key USING (tenant = (SELECT taskrunner.bound_tenant()));
+ALTER TABLE taskrunner.task_log ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.task_log USING (tenant = (SELECT taskrunner.bound_tenant()));
+ALTER TABLE taskrunner.audit ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.audit USING (tenant = (SELECT taskrunner.bound_tenant()));
+ALTER TABLE taskrunner.task_stats ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.task_stats USING (tenant = (SELECT taskrunner.bound_tenant()));
+-- Both ends are to be one's own: the tables they are looked for in are under row security themselves.
+ALTER TABLE taskrunner.dependency ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON taskrunner.dependency
+    USING (EXISTS (SELECT FROM taskrunner.task t WHERE t.id IN (parent_id, child_id))
+        OR EXISTS (SELECT FROM taskrunner.task_history h WHERE h.id = child_id)
+        OR EXISTS (SELECT FROM taskrunner.dead_letter d WHERE d.id = child_id))
+    WITH CHECK (EXISTS (SELECT FROM taskrunner.task t WHERE t.id = child_id)
+           AND (EXISTS (SELECT FROM taskrunner.task t WHERE t.id = parent_id)
+             OR EXISTS (SELECT FROM taskrunner.task_history h WHERE h.id = parent_id)
+             OR EXISTS (SELECT FROM taskrunner.dead_letter d WHERE d.id = parent_id)));
+-- For the owner alone.
+ALTER TABLE taskrunner.tenant_role ENABLE ROW LEVEL SECURITY;
+"""
+
 
 def upgrade() -> None:
     op.execute("CREATE SCHEMA IF NOT EXISTS taskrunner")
-    for script in (FUNCTIONS, TABLES, STORAGE):
+    for script in (FUNCTIONS, TABLES, STORAGE, POLICIES):
         op.execute(script)
 
 
 def downgrade() -> None:
     for table in (
-        "task", "task_history", "dead_letter", "runner", "schedule", "dependency", "effect", "idempotency_key",
+        "dependency", "task", "task_history", "dead_letter", "runner", "schedule", "effect", "idempotency_key",
         "queue_settings", "tenant_role", "task_log", "audit", "task_stats",
     ):
         op.execute(f"DROP TABLE taskrunner.{table}")
@@ -311,3 +383,5 @@ def downgrade() -> None:
         "DROP FUNCTION taskrunner.add_one(uuid, text, text, text, int, jsonb, int, jsonb, timestamptz, float8)"
     )
     op.execute("DROP FUNCTION taskrunner.clock()")
+    op.execute("DROP FUNCTION taskrunner.bound_tenant()")
+    op.execute("DROP FUNCTION taskrunner.roles()")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 from fastapi import Depends, Request
 from psycopg_pool import AsyncConnectionPool
@@ -35,7 +36,7 @@ class Door(AsyncTaskQueue):
     patience = 2
 
     def __init__(self, settings: Settings, registry: Registry, url: str) -> None:
-        super().__init__(url, tenant="default", registry=registry, settings=settings)
+        super().__init__(url, tenant=None, registry=registry, settings=settings)
         self._url: str = url
         self._going: set[asyncio.Task[Any]] = set()
         self._probe = self._fresh_probe()
@@ -87,8 +88,10 @@ class Door(AsyncTaskQueue):
         """Run the work of `make()`, once more if the connection breaks. Raises: `DatabaseUnreachable`."""
         return await self._run(make)
 
-    async def _run(self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None) -> T:
-        return await self._within(LIMIT, super()._run(make, again))
+    async def _run(
+        self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None, *, of: UUID | None = None
+    ) -> T:
+        return await self._within(LIMIT, super()._run(make, again, of=of))
 
     async def _within(self, limit: float, work: Coroutine[Any, Any, T]) -> T:
         """Wait for the work until the time is up; then it is cancelled, but not waited for.

@@ -13,12 +13,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from taskrunner.cli import admin, bench, dead, enqueue, init, queues, runners, schedules, start, status, tasks
+from taskrunner.cli import admin, bench, dead, enqueue, init, queues, runners, schedules, start, status, tasks, tenants
 from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
 
 # As `--help` lists them: first steps, looking, steering, operating.
 ORDER = (
-    *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "runners"),
+    *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "tenants", "runners"),
     *("migrate", "maintain", "health", "config", "bench"),
 )
 
@@ -68,6 +68,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(dead.app, name="dead")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(queues.app, name="queues")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(runners.app, name="runners")
 admin.register(app)
 bench.register(app)

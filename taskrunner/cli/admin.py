@@ -22,12 +22,20 @@ def register(app: typer.Typer) -> None:
 
 def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL for an empty database; change nothing.")] = False,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Also make the roles; with --sql: print what makes them.")
+    ] = False,
+    role_prefix: Annotated[
+        str, typer.Option(metavar="NAME", help="What the roles' names begin with: one for each database of a server.")
+    ] = "taskrunner",
     as_json: AsJson = False,
 ) -> None:
     """Bring the database up to this release.
 
-    Nothing happens when it is there already; processes may do it at the same time.
+    Nothing happens when it is there already; processes may do it at the same time. With --roles it gets roles for
+    runners, applications and tenants' logins: this needs a login that may create roles, no superuser.
     """
+    from taskrunner import roles as making
     from taskrunner import schema
     from taskrunner.access import database
     from taskrunner.console import waiting
@@ -35,14 +43,18 @@ def migrate(
     from taskrunner.settings import load
 
     if sql:
-        typer.echo(schema.sql(), nl=False)
+        typer.echo(making.script(role_prefix) if roles else schema.sql(), nl=False)
         return
     with database(load()) as way:
         with waiting("migrating the database"):
             schema.migrate(way.url)
         with connect(way.url, name="taskrunner cli") as connection:
             revision = check_schema(connection)
-    tell({"revision": revision}, as_json, f"the schema is at {revision}")
+        if roles:
+            making.create(way.url, role_prefix)
+    made = {"roles": [f"{role_prefix}_{kind}" for kind in making.KINDS]} if roles else {}
+    shown = "".join(f"\nthere is {name}" for name in made.get("roles", ()))
+    tell({"revision": revision, **made}, as_json, f"the schema is at {revision}{shown}")
 
 
 def maintain(as_json: AsJson = False) -> None:

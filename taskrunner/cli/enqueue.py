@@ -34,7 +34,7 @@ def enqueue(
     queue: Annotated[str | None, typer.Option(help="Another queue than the type's.")] = None,
     key: Annotated[str | None, typer.Option(help="At most one live task of the type has this key.")] = None,
     max_retries: Annotated[int | None, typer.Option(min=0, help="Retries after the first failure.")] = None,
-    tenant: Annotated[str, typer.Option(help="Whose work it is.")] = "default",
+    tenant: Annotated[str | None, typer.Option(help="Whose work it is: `default` if nothing is said.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended; 1 unless it succeeded.")] = False,
     timeout: Annotated[str | None, typer.Option(help="Wait no longer than this: 30, 5m.")] = None,
     as_json: AsJson = False,

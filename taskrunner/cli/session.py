@@ -29,17 +29,20 @@ class Session:
     settings: Settings
     url: str
     connection: Connection[Any]
+    tenant: str | None = None
 
     def run(self, work: Work[T]) -> T:
-        """Execute an operation of the store, or a read."""
-        from taskrunner.db import run
+        """Execute an operation of the store, or a read; as the tenant that was asked for, if one was."""
+        from taskrunner.tenancy import run_as
 
-        return run(self.connection, work)
+        return run_as(self.connection, work, self.tenant)
 
 
 @contextmanager
-def session(*, checked: bool = True) -> Iterator[Session]:
+def session(*, checked: bool = True, tenant: str | None = None) -> Iterator[Session]:
     """Lend a connection to the database of the settings; unless `checked` is False, to one with a current schema.
+
+    With a tenant, logins under row security see what is its; filters are the caller's.
 
     Raises: `SettingsInvalid`, `EmbeddedError`, `DatabaseUnreachable`, `SchemaBehind`.
     """
@@ -54,7 +57,7 @@ def session(*, checked: bool = True) -> Iterator[Session]:
     ):
         if checked:
             check_schema(connection)
-        yield Session(settings, way.url, connection)
+        yield Session(settings, way.url, connection, tenant)
 
 
 def check_schema(connection: Connection[Any]) -> str:

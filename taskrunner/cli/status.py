@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taskrunner.cli.options import AsJson
+from taskrunner.cli.options import AsJson, ByTenant
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: taskrunner status --watch")(status)
 
 
-def status(watch: Watch = False, as_json: AsJson = False) -> None:
+def status(watch: Watch = False, tenant: ByTenant = None, as_json: AsJson = False) -> None:
     """Show tasks, runners, queues and schedules.
 
     Pending tasks include due and retrying ones; what ended counts for 24 hours, dead tasks until somebody deals with
@@ -36,20 +36,21 @@ def status(watch: Watch = False, as_json: AsJson = False) -> None:
 
     with session() as opened:
         if watch:
-            _watch(opened, as_json)
+            _watch(opened, as_json, tenant)
             return
-        found, now = _look(opened.connection)
+        found, now = _look(opened.connection, tenant)
         emit(found, as_json, lambda: console.show_status(found, now, width=console.screen().width))
 
 
-def _look(connection: Connection[Any]) -> tuple[Status, datetime]:
+def _look(connection: Connection[Any], tenant: str | None) -> tuple[Status, datetime]:
     from taskrunner import reads
     from taskrunner.db import run
+    from taskrunner.tenancy import run_as
 
-    return run(connection, reads.status()), run(connection, reads.now())
+    return run_as(connection, reads.status(tenant), tenant), run(connection, reads.now())
 
 
-def _watch(opened: Session, as_json: bool) -> None:
+def _watch(opened: Session, as_json: bool, tenant: str | None) -> None:
     from taskrunner.console import screen, watch
     from taskrunner.db import connect
 
@@ -60,7 +61,7 @@ def _watch(opened: Session, as_json: bool) -> None:
             nonlocal connection
             if connection.closed:  # the database was away
                 connection = later.enter_context(connect(opened.url, name="taskrunner cli"))
-            return _look(connection)
+            return _look(connection, tenant)
 
         watch(screen(), look, _json_line if as_json else None)
 

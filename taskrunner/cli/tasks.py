@@ -34,7 +34,7 @@ def list_(
     from taskrunner.cli.pages import listed
     from taskrunner.cli.session import emit, session
 
-    with session() as opened:
+    with session(tenant=tenant) as opened:
         now = opened.run(reads.now())
         wanted = reads.TaskFilter(
             state=state,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from taskrunner.console.lists import (
         show_dead,
         show_instants,
+        show_logins,
         show_queues,
         show_runners,
         show_schedules,
@@ -31,6 +32,7 @@ __all__ = [
     "screen",
     "show_dead",
     "show_instants",
+    "show_logins",
     "show_queues",
     "show_report",
     "show_runners",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from rich.console import RenderableType
@@ -44,6 +45,16 @@ def show_dead(letters: Sequence[DeadView], now: datetime) -> RenderableType:
         if letter.requeued_as is not None:
             error = f"requeued as {letter.requeued_as}"
         made.add_row(str(letter.id), Name(letter.type), str(letter.tries), since(letter.finished_at, now), cell(error))
+    return made
+
+
+def show_logins(logins: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the logins that are mapped, each with its tenant."""
+    if not logins:
+        return Text("no login is mapped to a tenant")
+    made = table("login", "tenant", "")
+    for one in logins:
+        made.add_row(Name(one["login"]), Name(one["tenant"]), cell("" if one["able"] else "no such login", "red"))
     return made
 
 

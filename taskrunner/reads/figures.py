@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from taskrunner.db import Op, Steps, column, scalar
-from taskrunner.reads.fleet import queues_with, runners, schedules
+from taskrunner.reads.fleet import queues_of, queues_with, runners, schedules
 from taskrunner.reads.live import Waiting, longest, waiting
 from taskrunner.reads.views import Counts, Status, TypeCounts
 from taskrunner.statements import reads as sql
@@ -18,44 +18,47 @@ def now() -> Op[datetime]:
     return Op(sql.NOW, {}, scalar)
 
 
-def status() -> Steps[Status]:
-    """Return the figures, queues, runners and schedules; each from its own statement, within one transaction."""
-    live: list[Waiting] = yield waiting()
-    types = yield from _types(live)
+def status(tenant: str | None = None) -> Steps[Status]:
+    """Return the figures, queues, runners and schedules; each from its own statement, within one transaction.
+
+    Of one tenant: its tasks, the queues that they are in, its schedules; runners are not shown to tenants.
+    """
+    live: list[Waiting] = yield waiting(tenant)
+    types = yield from _types(live, tenant)
     return Status(
         tasks=_sum(types),
         types=types,
-        queues=(yield from queues_with(live)),
-        runners=(yield runners()),
-        schedules=(yield schedules()),
+        queues=(yield from (queues_with(live) if tenant is None else queues_of(live))),
+        runners=(yield runners()) if tenant is None else [],
+        schedules=(yield schedules(tenant)),
     )
 
 
-def stats() -> Steps[dict[str, int]]:
-    """Return how many tasks are in which state, as `Counts` names and counts them."""
-    return _sum((yield from _count((yield waiting()))).values()).model_dump()
+def stats(tenant: str | None = None) -> Steps[dict[str, int]]:
+    """Return how many tasks are in which state, as `Counts` names and counts them; of all tenants, or of one."""
+    return _sum((yield from _count((yield waiting(tenant)), tenant)).values()).model_dump()
 
 
-def _types(live: list[Waiting]) -> Steps[list[TypeCounts]]:
-    found = yield from _count(live)
+def _types(live: list[Waiting], tenant: str | None) -> Steps[list[TypeCounts]]:
+    found = yield from _count(live, tenant)
     known: list[str] = yield Op(sql.KNOWN_TYPES, {}, column)
-    for name in known:
+    for name in known if tenant is None else ():
         _of(found, name)
-    for name, next_tick_at in (yield Op(sql.NEXT_TICKS, {}, list)):
+    for name, next_tick_at in (yield Op(sql.NEXT_TICKS, {"tenant": tenant}, list)):
         _of(found, name).next_tick_at = next_tick_at
     for row in live:
         found[row.type].unregistered = row.type not in known
     return sorted(found.values(), key=lambda counts: counts.type)
 
 
-def _count(live: list[Waiting]) -> Steps[dict[str, TypeCounts]]:
+def _count(live: list[Waiting], tenant: str | None) -> Steps[dict[str, TypeCounts]]:
     found: dict[str, TypeCounts] = {}
     for row in live:
         _add(_of(found, row.type), row)
-    for name, outcome, count in (yield Op(sql.COUNTED, {}, list)):
+    for name, outcome, count in (yield Op(sql.COUNTED, {"tenant": tenant}, list)):
         if outcome in HISTORY:
             setattr(_of(found, name), outcome, count)
-    for name, count in (yield Op(sql.DEAD_BY_TYPE, {}, list)):
+    for name, count in (yield Op(sql.DEAD_BY_TYPE, {"tenant": tenant}, list)):
         _of(found, name).dead = count
     return found
 

@@ -50,6 +50,19 @@ def queues_with(rows: Iterable[Waiting]) -> Steps[list[Queue]]:
     return sorted(found.values(), key=lambda queue: queue.name)
 
 
+def queues_of(rows: Iterable[Waiting]) -> Steps[list[Queue]]:
+    """Return the queues that a tenant's live tasks are in; whose weights are others' is not for it to see."""
+    found: dict[str, Queue] = {}
+    for row in rows:
+        _add(found.setdefault(row.queue, Queue(name=row.queue)), row)
+    for name, paused, fair in (yield Op(sql.OPEN_QUEUES, {"queues": list(found)}, list)):
+        found[name].paused, found[name].fair = paused, fair
+    for name, served in (yield Op(sql.SERVED, {}, list)):
+        if name in found:
+            found[name].runners = served
+    return sorted(found.values(), key=lambda queue: queue.name)
+
+
 def _add(queue: Queue, row: Waiting) -> None:
     queue.pending += row.pending
     queue.due += row.due
@@ -57,9 +70,9 @@ def _add(queue: Queue, row: Waiting) -> None:
     queue.oldest_due_seconds = longest(queue.oldest_due_seconds, row.oldest_due_seconds)
 
 
-def schedules() -> Op[list[Schedule]]:
-    """Return every schedule, the next to tick first, those without a next tick last."""
-    return Op(sql.SCHEDULES, {}, _read_schedules)
+def schedules(tenant: str | None = None) -> Op[list[Schedule]]:
+    """Return every schedule, or a tenant's, the next to tick first, those without a next tick last."""
+    return Op(sql.SCHEDULES, {"tenant": tenant}, _read_schedules)
 
 
 def schedule_named(name: str, tenant: str = "default") -> Op[Schedule | None]:

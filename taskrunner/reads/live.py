@@ -21,9 +21,9 @@ class Waiting(NamedTuple):
     oldest_due_seconds: float | None
 
 
-def waiting() -> Op[list[Waiting]]:
-    """Count the live tasks by type and queue."""
-    return Op(sql.WAITING, {}, lambda rows: [Waiting(*row) for row in rows])
+def waiting(tenant: str | None = None) -> Op[list[Waiting]]:
+    """Count the live tasks by type and queue; of all tenants, or of one."""
+    return Op(sql.WAITING, {"tenant": tenant}, lambda rows: [Waiting(*row) for row in rows])
 
 
 def longest(first: float | None, second: float | None) -> float | None:

@@ -64,6 +64,7 @@ SELECT t.type, t.queue,
        extract(epoch FROM taskrunner.clock() - min(t.maturity_at) FILTER (
            WHERE t.state = 'pending' AND t.maturity_at <= taskrunner.clock()))::float8 AS oldest_due_seconds
   FROM taskrunner.task t
+ WHERE %(tenant)s::text IS NULL OR t.tenant = %(tenant)s
  GROUP BY t.type, t.queue
 """
 
@@ -72,11 +73,15 @@ COUNTED = """
 SELECT s.type, s.outcome, sum(s.count)::bigint AS count
   FROM taskrunner.task_stats s
  WHERE s.minute >= date_trunc('minute', taskrunner.clock() - interval '24 hours')
+   AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s)
  GROUP BY s.type, s.outcome
 """
 
 DEAD_BY_TYPE = """
-SELECT d.type, count(*) AS count FROM taskrunner.dead_letter d WHERE d.requeued_as IS NULL GROUP BY d.type
+SELECT d.type, count(*) AS count
+  FROM taskrunner.dead_letter d
+ WHERE d.requeued_as IS NULL AND (%(tenant)s::text IS NULL OR d.tenant = %(tenant)s)
+ GROUP BY d.type
 """
 
 KNOWN_TYPES = """
@@ -86,7 +91,7 @@ SELECT DISTINCT unnest(r.types) AS type FROM taskrunner.runner r WHERE r.lease_u
 NEXT_TICKS = """
 SELECT s.type, min(s.next_tick_at) AS next_tick_at
   FROM taskrunner.schedule s
- WHERE NOT s.paused AND s.next_tick_at IS NOT NULL
+ WHERE NOT s.paused AND s.next_tick_at IS NOT NULL AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s)
  GROUP BY s.type
 """
 
@@ -115,6 +120,11 @@ SELECT t.type
 
 QUEUES = "SELECT q.queue, q.paused, q.fair, q.weights FROM taskrunner.queue_settings q"
 
+# For tenants: without the weights, whose keys are the others' names.
+OPEN_QUEUES = (
+    "SELECT q.queue, q.paused, q.fair FROM taskrunner.queue_settings q WHERE q.queue = ANY(%(queues)s::text[])"
+)
+
 SERVED = """
 SELECT s.queue, count(*) AS runners
   FROM (SELECT unnest(r.queues) AS queue
@@ -131,6 +141,10 @@ SELECT s.name, s.type, s.tenant, s.trigger, s.timezone, s.payload, s.paused,
   FROM taskrunner.schedule s
 """
 
-SCHEDULES = _SCHEDULE + " ORDER BY s.next_tick_at ASC NULLS LAST, s.name, s.tenant"
+SCHEDULES = (
+    _SCHEDULE
+    + " WHERE %(tenant)s::text IS NULL OR s.tenant = %(tenant)s"
+    + " ORDER BY s.next_tick_at ASC NULLS LAST, s.name, s.tenant"
+)
 
 SCHEDULE = _SCHEDULE + " WHERE s.name = %(name)s AND s.tenant = %(tenant)s"
