@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol
 
 from taskrunner import events, outcome
+from taskrunner.effects import Effects, RunEffects
 from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.executors import BrokeOff, Call, CallEnd, Handle, Refused, Returned, Stopped
 from taskrunner.outcome import Bury, Finish, Outcome, Release, Retry, Transition, decide, needs_answer
@@ -41,6 +43,7 @@ class Host(Protocol):
     """What an attempt needs of its runner."""
 
     registry: Registry
+    effects: Effects
     loop: asyncio.AbstractEventLoop
 
     def execute(self, call: Call, done: Callable[[CallEnd], None]) -> Handle:
@@ -49,8 +52,8 @@ class Host(Protocol):
     def began(self, attempt: Attempt) -> None:
         """The task's own code is next to run."""
 
-    def ended(self, attempt: Attempt, transition: Transition | None) -> None:
-        """This becomes of the claim; None: it is no longer this runner's."""
+    def ended(self, attempt: Attempt, transition: Transition | None, *, stored: bool = False) -> None:
+        """This becomes of the claim, or has become of it (`stored`); None: it is no longer this runner's."""
 
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep what the task says of its progress."""
@@ -72,6 +75,7 @@ class Attempt:
         "_task",
         "_timer",
         "claim",
+        "effects",
         "ended",
         "host",
         "marked",
@@ -92,6 +96,7 @@ class Attempt:
         self.marked = False
         self.stop_reason: Stop | None = None
         self.timeout: timedelta | None = None
+        self.effects: RunEffects | None = None  # of a run that asks for them
         self._task: Task | None = None
         self._handle: Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -184,8 +189,19 @@ class Attempt:
         except Exception:
             log.exception("%s %s could not be carried out: released", self.claim.type, self.claim.id)
         finally:
-            self._task = self._handle = self._timer = None  # or only the garbage collector could free them
-            self.host.ended(self, transition)
+            task, self._task = self._task, None  # or only the garbage collector could free them
+            self._handle = self._timer = None
+            if self.effects is None:
+                self.host.ended(self, transition)
+            else:
+                failed = partial(self._refused, task)
+                self.effects.close(transition, stopped=isinstance(end, Stopped), failed=failed)
+
+    def _refused(self, task: Task | None, error: outcome.ErrorEntry) -> Transition:
+        """Decide on a run that succeeded and whose session the database refused to commit."""
+        came_to = self._heed_stop(outcome.Failed(error))
+        answer = ask_next_try(task) if needs_answer(came_to) and task is not None else None
+        return decide(came_to, answer)
 
     def _classify(self, end: CallEnd) -> Outcome:
         match end:
@@ -236,11 +252,19 @@ class Attempt:
             self.stop_reason = reason
         if self._handle is not None:
             self._handle.cancel()
+        elif self.effects is not None and reason is not Stop.CANCEL:
+            self.effects.abort()
 
     def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether this asyncio task is the one that the task's coroutine runs in."""
         handle = self._handle
         return handle is not None and handle.runs_in(task)
+
+    def its_effects(self) -> RunEffects:
+        """Return what the run does once, and its session."""
+        if self.effects is None:
+            self.effects = RunEffects(self)
+        return self.effects
 
     def unrun(self) -> Transition | None:
         """Return what becomes of a claim that was stopped before its task ran."""

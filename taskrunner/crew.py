@@ -18,6 +18,8 @@ from uuid import UUID
 from taskrunner import events
 from taskrunner.attempt import Attempt, Stop, tell
 from taskrunner.durations import as_delay
+from taskrunner.effects import Effects
+from taskrunner.errors import LeaseLost
 from taskrunner.executors import Call, CallEnd, Executors, Handle
 from taskrunner.jsonvalue import dump_json
 from taskrunner.outbox import Outbox
@@ -49,12 +51,13 @@ class Crew:
         settings: Settings,
         *,
         recorder: Recorder | None,
+        effects: Effects,
         mark_suspect: MarkSuspect,
         changed: Callable[[], None],
         overrun: Callable[[], None],
     ) -> None:
         """`changed` is called when an attempt ends, `overrun` when too many stray threads go on."""
-        self.registry = registry
+        self.registry, self.effects = registry, effects
         self.loop = asyncio.get_running_loop()
         self.outbox = Outbox(self._settled)
         self.active: set[Attempt] = set()
@@ -76,6 +79,7 @@ class Crew:
             process_slots=settings.process_slots,
             stray_limit=settings.stray_limit,
             on_message=self._heed_child,
+            on_request=self._answer_child,
             on_strays=self._heed_strays,
         )
 
@@ -204,8 +208,8 @@ class Crew:
         finally:
             self._filling = False
 
-    def ended(self, attempt: Attempt, transition: Transition | None) -> None:
-        """Pass on what becomes of a claim, and give its slot to the next."""
+    def ended(self, attempt: Attempt, transition: Transition | None, *, stored: bool = False) -> None:
+        """Pass on what becomes of a claim, unless that is stored already, and give its slot to the next."""
         claim = attempt.claim
         if self._recorder is not None:
             self._recorder.end(claim.id)
@@ -215,10 +219,11 @@ class Crew:
         if self.progress:
             self.progress.pop((claim.id, claim.claim_no), None)
         events.emit(events.Ended, claim.id, claim.claim_no, type(transition).__name__)
-        if transition is None:
+        if transition is not None:
+            tell(claim, transition, attempt.run_seconds)
+        if transition is None or stored:
             self._settled(attempt)
         else:
-            tell(claim, transition, attempt.run_seconds)
             self.outbox.put(attempt, transition)
         if attempt is self._suspect:
             self._suspect = None
@@ -273,13 +278,25 @@ class Crew:
             self._overrun()
 
     def _heed_child(self, task_id: str, claim_no: int, kind: str, data: object) -> None:
-        attempt = self._held.get(UUID(task_id).int)
-        if attempt is None or attempt.claim.claim_no != claim_no or not isinstance(data, Mapping):
+        attempt = self._attempt_of(task_id, claim_no)
+        if attempt is None or not isinstance(data, Mapping):
             return
         if kind == "progress":
             self.show_progress(attempt, dump_json(dict(data), "progress"))
         elif kind == "extend":
             attempt.extend(as_delay(data["seconds"], "extend"))
+        elif kind == "session":
+            attempt.its_effects().tell(data)
+
+    async def _answer_child(self, task_id: str, claim_no: int, kind: str, data: object) -> object:
+        attempt = self._attempt_of(task_id, claim_no)
+        if attempt is None or not isinstance(data, Mapping):
+            raise LeaseLost(f"task {task_id} (claim {claim_no}) is no longer this runner's")
+        return await attempt.its_effects().answer(kind, data)
+
+    def _attempt_of(self, task_id: str, claim_no: int) -> Attempt | None:
+        attempt = self._held.get(UUID(task_id).int)
+        return attempt if attempt is not None and attempt.claim.claim_no == claim_no else None
 
 
 def _urgency(attempt: Attempt) -> int:

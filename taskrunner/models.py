@@ -276,13 +276,17 @@ class Effect(Table, table=True):
     """The kept value of one `run_once` key of a task."""
 
     __tablename__ = "effect"
-    __table_args__ = (PrimaryKeyConstraint("task_id", "key", name="effect_pkey"),)
+    __table_args__ = (
+        # With the claim: a run that is frozen inside its session holds up nobody who has the task after it.
+        PrimaryKeyConstraint("task_id", "key", "claim_no", name="effect_pkey"),
+        Index("effect_done", "done_at"),
+    )
 
     task_id: UUID = _column(Uuid(), primary=True)
     key: str = _text(primary=True)
     tenant: str = _text(default="'default'")
     value: Any = _json(null=True)
-    claim_no: int = _column(BigInteger())
+    claim_no: int = _column(BigInteger(), primary=True)
     done_at: datetime = _instant(null=False)
 
 

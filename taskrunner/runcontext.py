@@ -90,6 +90,14 @@ class RunContext:
         checked = as_delay(delay, "extend")
         self._on_loop(lambda: self._attempt.extend(checked))
 
+    def run_once(self, key: str, fn: Callable[[], Any]) -> Any:
+        """Return what `fn` returned when it first succeeded under this key; `await` it in an async task."""
+        return self._attempt.its_effects().run_once(key, fn)
+
+    def session(self) -> Any:
+        """Return the run's own session, which the runner commits with the task's finish."""
+        return self._attempt.its_effects().session()
+
     def _on_loop(self, action: Callable[[], None]) -> None:
         """Threads hand over to the loop; what runs on it acts at once."""
         loop = self._attempt.host.loop

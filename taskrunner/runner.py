@@ -29,6 +29,7 @@ from taskrunner.backoff import Backoff
 from taskrunner.crew import Crew
 from taskrunner.cycles import Cycles
 from taskrunner.db import Link
+from taskrunner.effects import Effects
 from taskrunner.errors import TaskrunnerError
 from taskrunner.leases import Heart, Lease, Rescuer
 from taskrunner.outcome import Release
@@ -67,6 +68,8 @@ class Ties:
 class Runner:
     """Runs tasks of the registry's types until it is told to stop. One event loop, at most four connections.
 
+    One more for `run_once`, and those of `session()`, when tasks use them: see `Effects`.
+
     In a program of your own it beats its heart from a thread (one connection more): Python code that blocks the loop
     keeps the lease, C code that holds the GIL for longer than the lease loses it.
     """
@@ -79,6 +82,7 @@ class Runner:
         self._types = tuple(registry.names_and_aliases())
         self._queues = dict(settings.queues) or dict.fromkeys(sorted({kind.queue for kind in registry.all()}), 1)
         self._aside = Link(url, name="taskrunner runner aside", prepare=settings.prepare)
+        self._effects = Effects(url, settings, lambda: self.id)
         self._prospects = Prospects(self._queues, self._types)
         self._wake = asyncio.Event()
         self._draining = self._asked = False
@@ -94,6 +98,7 @@ class Runner:
             self._registry,
             self._settings,
             recorder=self._ties.recorder,
+            effects=self._effects,
             mark_suspect=self._mark_suspect,
             changed=self._wake.set,
             overrun=self._overrun,
@@ -169,6 +174,7 @@ class Runner:
                 if self.joined.is_set():
                     await self._release_all()
                     await self._cycles.run(runner_store.leave([self.id]))
+        await self._effects.close()
         await self._cycles.close()
         await self._aside.close()
 

@@ -15,6 +15,7 @@ from taskrunner.errors import InvalidArgument, RegistrationError, TaskrunnerErro
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
 
     from taskrunner.outcome import NextTry
 
@@ -65,6 +66,21 @@ class Context(Protocol):
 
     def extend(self, delay: timedelta | float) -> None:
         """Move the deadline: the task has this much time from now on."""
+
+    def run_once(self, key: str, fn: Callable[[], Any]) -> Any:
+        """Return what `fn` returned when it first succeeded under this key, in this run or an earlier one of the task.
+
+        In `async def run`: `await context.run_once(…)`, and `fn` may be async too. The value must be JSON. Inside
+        `session()` key and value are stored with the finish, else at once. A raise leaves the key open.
+        Raises: `LeaseLost` when the claim is no longer this runner's, and nothing is stored.
+        """
+
+    def session(self) -> Any:
+        """Return the run's own SQLModel session, which the runner commits together with the task's finish.
+
+        `async with context.session() as session:` an `AsyncSession` in `async def run`; `with …` a `Session` elsewhere.
+        Committed after SUCCESS or a result, rolled back after all else; `commit()` raises.
+        """
 
 
 class RunInfo(NamedTuple):

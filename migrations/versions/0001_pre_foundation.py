@@ -212,8 +212,9 @@ CREATE TABLE taskrunner.effect (
     value JSONB,
     claim_no BIGINT NOT NULL,
     done_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT effect_pkey PRIMARY KEY (task_id, key)
+    CONSTRAINT effect_pkey PRIMARY KEY (task_id, key, claim_no)
 );
+CREATE INDEX effect_done ON taskrunner.effect (done_at);
 CREATE TABLE taskrunner.idempotency_key (
     tenant TEXT NOT NULL,
     type TEXT NOT NULL,

@@ -61,7 +61,7 @@ def _run(request: Request, link: Link) -> tuple[bytes, bytes]:
     """Run one call and return the frame's kind and body that tell what it came to; never raises."""
     context = ChildContext(request.info, link)
     try:
-        return DONE, pickled(copy_context().run(_call_run, _rebuild(request, context)))
+        return DONE, pickled(copy_context().run(_call_run, _rebuild(request, context), context))
     except CancelledError as error:
         return _failure(failed(error, "cancelled"), error)
     except BaseException as error:
@@ -89,10 +89,11 @@ def _class(module: str, qualname: str) -> type[Task]:
     return found
 
 
-def _call_run(task: Task) -> object:
+def _call_run(task: Task, context: ChildContext) -> object:
     value: object = task.run()
     if inspect.iscoroutine(value):
-        return asyncio.run(value)
+        return asyncio.run(context.settled(value))
+    context.settle(value)
     return value
 
 

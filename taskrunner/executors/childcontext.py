@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import inspect
+import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
+from taskrunner import events
 from taskrunner.durations import as_delay
-from taskrunner.errors import TaskrunnerError
-from taskrunner.executors.childlink import Link
-
-T = TypeVar("T")
+from taskrunner.errors import LeaseLost, TaskrunnerError
+from taskrunner.executors.childlink import Link, RequestRefused
+from taskrunner.once import called, checked_key, on_a_loop, written
+from taskrunner.outcome import Succeeded, classify
 
 
 class ChildContext:
@@ -39,6 +44,7 @@ class ChildContext:
         self._began = time.monotonic()
         self._link = link
         self._ended = False
+        self._unit: Any = None
 
     @cached_property
     def logger(self) -> logging.LoggerAdapter[Any]:
@@ -58,37 +64,96 @@ class ChildContext:
         self._tell("extend", {"seconds": more.total_seconds()})
         self.deadline = now + more
 
-    def run_once(self, key: str, fn: Callable[[], T]) -> T:
-        """Return what `fn` returned when it first succeeded under this key, in this try or an earlier one.
+    def run_once(self, key: str, fn: Callable[[], Any]) -> Any:
+        """Return what `fn` returned when it first succeeded under this key; in `async def run`, what to await for it."""
+        checked_key(key)
+        return self._once_on_loop(key, fn) if on_a_loop() else self._once_here(key, fn)
 
-        A coroutine function's is awaited by the caller. Raises RequestRefused where the runner keeps no effects.
-        """
-        kept = self._ask("effect", {"key": key})
-        if inspect.iscoroutinefunction(fn):
-            return self._run_once_async(key, fn, kept)  # type: ignore[return-value]  # T is the awaitable itself
-        if kept["done"]:
-            value: T = kept["value"]
-            return value
-        value = fn()
-        self._ask("effect_done", {"key": key, "value": value})
-        return value
-
-    async def _run_once_async(self, key: str, fn: Callable[[], Awaitable[Any]], kept: Mapping[str, Any]) -> Any:
+    async def _once_on_loop(self, key: str, fn: Callable[[], Any]) -> Any:
+        unit = self._inside
+        kept = _read(await unit.kept(key), key) if unit else await asyncio.to_thread(self._look, key)
         if kept["done"]:
             return kept["value"]
-        value = await fn()
-        self._ask("effect_done", {"key": key, "value": value})
-        return value
+        events.fail_point("before_effect")
+        value = fn()
+        if inspect.isawaitable(value):
+            value = await value
+        text = written(key, value)
+        events.fail_point("after_effect")
+        if unit:
+            _must_hold(await unit.keep(key, text), key)
+        else:
+            await asyncio.to_thread(self._keep, key, text)
+        events.fail_point("effect_kept")
+        return json.loads(text)
+
+    def _once_here(self, key: str, fn: Callable[[], Any]) -> Any:
+        unit = self._inside
+        kept = _read(unit.kept(key), key) if unit else self._look(key)
+        if kept["done"]:
+            return kept["value"]
+        events.fail_point("before_effect")
+        text = written(key, called(key, fn))
+        events.fail_point("after_effect")
+        if unit:
+            _must_hold(unit.keep(key, text), key)
+        else:
+            self._keep(key, text)
+        events.fail_point("effect_kept")
+        return json.loads(text)
+
+    def _look(self, key: str) -> Any:
+        return self._ask("effect", {"key": key})
+
+    def _keep(self, key: str, text: str) -> None:
+        self._ask("effect_done", {"key": key, "value": json.loads(text)})
+
+    @property
+    def _inside(self) -> Any:
+        """The session that the run is inside of, if it is."""
+        return self._unit if self._unit is not None and self._unit.inside else None
 
     def session(self) -> Any:
-        """Refuse: a transaction cannot cross processes."""
-        raise TaskrunnerError(
-            'a task with executor="process" has no context.session(): run it in a thread or on the loop'
-        )
+        """Return the run's own session, on a connection of this process; always the same one."""
+        if self._unit is None:
+            told = self._ask("session", {})
+            # Named by the runner: here nothing is known of databases.
+            opened = importlib.import_module(told["module"]).ChildUnit
+            self._unit = opened(told, self.id, self.claim_no, on_loop=on_a_loop())
+        return self._unit.session
+
+    def settle(self, value: object) -> None:
+        """End the session as the run did that returned this value, and tell the runner how."""
+        if (unit := self._unit) is None:
+            return
+        came_to = classify(value)
+        if isinstance(came_to, Succeeded) and unit.used:
+            self._tell("session", asdict(unit.finish(came_to.result_json, time.monotonic() - self._began)))
+        else:
+            unit.undo()
+
+    async def settled(self, run: Coroutine[Any, Any, object]) -> object:
+        """Await the run and do the same, on its own event loop, where an `AsyncSession` belongs."""
+        try:
+            value = await run
+        except BaseException:
+            if self._unit is not None:
+                await self._unit.undo()
+            raise
+        if (unit := self._unit) is not None:
+            came_to = classify(value)
+            if isinstance(came_to, Succeeded) and unit.used:
+                verdict = await unit.finish(came_to.result_json, time.monotonic() - self._began)
+                self._tell("session", asdict(verdict))
+            else:
+                await unit.undo()
+        return value
 
     def end(self) -> None:
         """Fall silent: a thread that the task left behind must not speak for the next one."""
         self._ended = True
+        if self._unit is not None and not self._unit.on_loop:
+            self._unit.undo()
         self._link.settle()
 
     def _tell(self, kind: str, data: Mapping[str, object]) -> None:
@@ -98,4 +163,20 @@ class ChildContext:
     def _ask(self, kind: str, data: Mapping[str, object]) -> Any:
         if self._ended:
             raise TaskrunnerError("the task has ended")
-        return self._link.ask(kind, data)
+        try:
+            return self._link.ask(kind, data)
+        except RequestRefused as refused:
+            if str(refused).startswith(LeaseLost.__name__):
+                raise LeaseLost(str(refused).partition(": ")[2]) from None
+            raise
+
+
+def _read(kept: Any, key: str) -> dict[str, Any]:
+    """Read what a session found out of a key, as the runner would have put it."""
+    _must_hold(kept.ours, key)
+    return {"done": kept.value is not None, "value": None if kept.value is None else json.loads(kept.value)}
+
+
+def _must_hold(ours: bool, key: str) -> None:
+    if not ours:
+        raise LeaseLost(f"run_once({key!r}): the claim is no longer this runner's, nothing is stored")

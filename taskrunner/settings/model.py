@@ -102,6 +102,13 @@ class Settings(BaseModel):
     process_slots: Count = Field(
         default_factory=_cpus, ge=1, le=256, description='Child processes for tasks with executor="process".'
     )
+    session_connections: Count = Field(
+        10,
+        ge=1,
+        le=1000,
+        description="Connections that context.session() holds at most in one runner process, for async tasks and for "
+        "tasks in threads each; who comes later waits. A child process has one of its own.",
+    )
     grace: Duration = Field(
         timedelta(seconds=30),
         le=timedelta(days=7),

@@ -42,7 +42,8 @@ UPDATE taskrunner.task t
 RETURNING t.id, t.queue, t.priority, date_part('epoch', t.maturity_at - taskrunner.clock()) AS due_in, t.type
 """
 
-# A dead letter becomes a new pending task with tries 0, linked both ways. DO NOTHING: its key is taken again.
+# A dead letter becomes a new pending task with tries 0, linked both ways; what it did once (`run_once`) stays done, so
+# its effects go with it, by effect_pkey. DO NOTHING: its key is taken again.
 REQUEUE = """
 WITH letter AS MATERIALIZED (
     SELECT d.* FROM taskrunner.dead_letter d WHERE d.id = %(id)s AND d.requeued_as IS NULL FOR UPDATE
@@ -57,6 +58,8 @@ WITH letter AS MATERIALIZED (
     RETURNING id, queue, priority, requeued_from, type
 ), linked AS (
     UPDATE taskrunner.dead_letter d SET requeued_as = f.id FROM fresh f WHERE d.id = f.requeued_from RETURNING d.id
+), taken_over AS (
+    UPDATE taskrunner.effect e SET task_id = f.id FROM fresh f WHERE e.task_id = f.requeued_from
 )
 SELECT f.id, f.queue, f.priority, 0::float8 AS due_in, f.type FROM fresh f
 """

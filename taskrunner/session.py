@@ -1,0 +1,378 @@
+"""`context.session()`: the transaction of a run, which is committed together with the task's finish.
+
+Loaded when a task asks for its first session: nothing else in a runner, or in a child process, needs SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, Self
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool, PoolResetState
+from sqlmodel import Session
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from taskrunner import borrowed, db, events
+from taskrunner.db import Op, Steps
+from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
+from taskrunner.errortext import error_entry
+from taskrunner.store import effect as store
+from taskrunner.store.effect import Fence, Kept
+from taskrunner.store.ending import end
+from taskrunner.store.task import Due, Ending
+
+_KEPT_IDLE = 5  # connections that a pool keeps, though nobody has a session
+_FOR_EVER = 1e6  # seconds that a run waits for one: its own timeout counts
+_COMMITTING = "taskrunner: this commit is the runner's"
+
+# What would end the transaction behind the runner's back; a savepoint is no such thing.
+_ENDS_TRANSACTION = re.compile(r"\s*(commit|end|abort|rollback(?!\s+to\b)|prepare\s+transaction)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a run's finish in its session came to.
+
+    `stored`: committed, the task has ended. `lost`: the claim is no longer this runner's, all is rolled back.
+    `unsure`: the connection was lost, perhaps with the reply to COMMIT. `refused`: the database refused it, see `error`.
+    """
+
+    kind: Literal["stored", "lost", "unsure", "refused"]
+    error: Mapping[str, str] | None = None
+
+
+class TaskSession(Session):
+    """The session of one run. What it does is committed by the runner, with the finish, after SUCCESS."""
+
+    unit: Unit
+
+    def commit(self) -> NoReturn:
+        """Refuse: half of the work would be committed without its finish."""
+        raise _refusal("commit()")
+
+    def begin(self, nested: bool = False) -> Any:
+        """Begin a savepoint; refuse another transaction, whose end would be a commit."""
+        if not nested:
+            raise _refusal("begin()")
+        return super().begin(nested=True)
+
+    def close(self) -> NoReturn:
+        """Refuse: it would undo the work without a word."""
+        raise TaskrunnerError(
+            "close() of context.session() would undo its work: leave it to the runner, or call rollback()"
+        )
+
+    def __enter__(self) -> Self:
+        self.unit.entered()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.unit.left()
+        if kind is not None:
+            self.rollback()
+
+
+class AsyncTaskSession(AsyncSession):
+    """The same on the event loop."""
+
+    sync_session_class = TaskSession
+
+    async def __aenter__(self) -> Self:
+        _unit_of(self).entered()
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        _unit_of(self).left()
+        if kind is not None:
+            await self.rollback()
+
+
+def _refusal(what: str) -> TaskrunnerError:
+    return TaskrunnerError(
+        f"{what} of context.session() is the runner's: it commits with the task's finish, after SUCCESS; "
+        "begin_nested() makes a savepoint"
+    )
+
+
+def _unit_of(session: AsyncSession) -> Unit:
+    unit: Unit = session.sync_session.unit  # type: ignore[attr-defined]  # it is a TaskSession
+    return unit
+
+
+# ── engines ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_engine(url: str, *, prepare: bool, most: int) -> Engine:
+    """Make an engine of at most so many connections, the queue's own database; 0: one a session, closed after it."""
+    return _heard(create_engine("postgresql+psycopg://", **_options(most)), url, prepare=prepare)
+
+
+def make_async_engine(url: str, *, prepare: bool, most: int) -> AsyncEngine:
+    """Make the same for an event loop. Raises: `TaskrunnerError` naming the package that is missing."""
+    try:
+        import greenlet  # type: ignore[import-untyped,unused-ignore]  # noqa: F401 - SQLAlchemy would say so late and otherwise
+    except ImportError as error:
+        raise TaskrunnerError(
+            "context.session() of an async task needs greenlet: pip install 'sqlalchemy[asyncio]'"
+        ) from error
+    engine = create_async_engine("postgresql+psycopg://", **_options(most))
+    _heard(engine.sync_engine, url, prepare=prepare)
+    return engine
+
+
+def _options(most: int) -> dict[str, Any]:
+    # READ COMMITTED, whatever the role's default is: the finish meets rows that others have changed meanwhile.
+    options: dict[str, Any] = {"isolation_level": "READ COMMITTED", "pool_reset_on_return": None}
+    if not most:
+        return {**options, "poolclass": NullPool}
+    idle = min(most, _KEPT_IDLE)
+    pool = {"pool_size": idle, "max_overflow": most - idle, "pool_timeout": _FOR_EVER, "pool_pre_ping": True}
+    return {**options, **pool}
+
+
+def _heard(engine: Engine, url: str, *, prepare: bool) -> Engine:
+    """Connect as the runner does (SQLAlchemy's own URLs know no several hosts), and keep the transaction together."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect_as_the_runner(_: object, __: object, words: list[Any], options: dict[str, Any]) -> None:
+        words[:] = [url]
+        options.update(db.arguments(url, name="taskrunner runner session", prepare=prepare), autocommit=False)
+
+    @event.listens_for(engine, "reset")
+    def roll_back(connection: Any, _: object, state: PoolResetState) -> None:
+        if state.asyncio_safe:
+            with suppress(psycopg.Error):  # one that is broken is found out when it is next lent
+                connection.rollback()
+
+    event.listen(engine, "commit", _guard_commit)
+    event.listen(engine, "before_cursor_execute", _before)
+    event.listen(engine, "after_cursor_execute", _after)
+    return engine
+
+
+def _guard_commit(connection: Connection) -> None:
+    if not connection.info.pop(_COMMITTING, False):
+        raise _refusal("commit()")
+
+
+def _before(_: object, __: object, statement: str, *___: object) -> None:
+    if _ENDS_TRANSACTION.match(statement):
+        raise _refusal(statement.split()[0].upper())
+    events.fail_point("session_statement")
+
+
+def _after(*_: object) -> None:
+    events.fail_point("session_executed")
+
+
+# ── the transaction of a run ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Unit:
+    """The session of one run, what its claim is fenced with, and how it ends; see `ThreadUnit` and `LoopUnit`."""
+
+    def __init__(self, fence: Fence, session: TaskSession) -> None:
+        self.fence = fence
+        self._sync = session
+        self._sync.unit = self
+        self._depth: int | None = None  # None: never entered
+        self._driver: Any = None
+        self.aborted = False
+
+    def entered(self) -> None:
+        """A `with` begins."""
+        self._depth = (self._depth or 0) + 1
+
+    def left(self) -> None:
+        """A `with` ends."""
+        self._depth = (self._depth or 1) - 1
+
+    @property
+    def inside(self) -> bool:
+        """Whether the run is inside its session: within its `with`, or anywhere, if it uses none."""
+        return self._depth is None or self._depth > 0
+
+    @property
+    def used(self) -> bool:
+        """Whether anything is to be committed."""
+        return self._sync.in_transaction()
+
+    def took(self, connection: Connection) -> None:
+        """A connection is lent to it. Raises: `TaskrunnerError` when the run is over."""
+        self._driver = connection.connection.driver_connection
+        if self.aborted:
+            connection.invalidate()
+            raise TaskrunnerError("the run is over: its session can be used no more")
+
+    def abort(self) -> None:
+        """Break its connection off, from any thread: the server rolls back."""
+        self.aborted = True
+        if self._driver is not None and not self._driver.closed:
+            db.hang_up(self._driver)
+
+    def _committable(self, driver: Any) -> None:
+        if driver.autocommit:
+            raise TaskrunnerError("context.session() cannot be used in AUTOCOMMIT: its work is committed already")
+
+
+@event.listens_for(TaskSession, "after_begin")
+def _note_connection(session: TaskSession, _: object, connection: Connection) -> None:
+    session.unit.took(connection)
+
+
+class ThreadUnit(Unit):
+    """Of a run in a thread, or of a `def run` in a child process: a `Session`."""
+
+    def __init__(self, fence: Fence, engine: Engine) -> None:
+        self.session = TaskSession(engine)
+        super().__init__(fence, self.session)
+
+    def kept(self, key: str) -> Kept:
+        """Look up a key, in the session's transaction."""
+        return db.run(borrowed.sync_connection(self.session), store.kept(self.fence, key))
+
+    def keep(self, key: str, value: str) -> bool:
+        """Keep a value in the session's transaction; False when the claim is lost."""
+        self.session.flush()
+        return db.run(borrowed.sync_connection(self.session), store.keep_in_session(self.fence, key, value))
+
+    def finish(self, ending: Ending) -> Verdict:
+        """Write the finish, commit it with the session's work, and give the connection back."""
+        try:
+            self.session.flush()
+            driver = borrowed.sync_connection(self.session)
+            self._committable(driver)
+            if db.run(driver, _watched(end(self.fence.runner_id, ending))) is None:
+                return Verdict("lost")
+            _commit(self.session)
+        except Exception as error:
+            return _verdict_on(error)
+        finally:
+            self.undo()
+        return Verdict("stored")
+
+    def undo(self) -> None:
+        """Roll back what is not committed, and give the connection back."""
+        _give_back(self.session, broken=self.aborted)
+
+
+class LoopUnit(Unit):
+    """Of a run on an event loop: an `AsyncSession`."""
+
+    def __init__(self, fence: Fence, engine: AsyncEngine) -> None:
+        self.session = AsyncTaskSession(engine)
+        sync: Any = self.session.sync_session
+        super().__init__(fence, sync)
+
+    async def kept(self, key: str) -> Kept:
+        """Look up a key, in the session's transaction."""
+        return await db.arun(await borrowed.async_connection(self.session), store.kept(self.fence, key))
+
+    async def keep(self, key: str, value: str) -> bool:
+        """Keep a value in the session's transaction; False when the claim is lost."""
+        await self.session.flush()
+        driver = await borrowed.async_connection(self.session)
+        return await db.arun(driver, store.keep_in_session(self.fence, key, value))
+
+    async def finish(self, ending: Ending) -> Verdict:
+        """Write the finish, commit it with the session's work, and give the connection back."""
+        try:
+            await self.session.flush()
+            driver = await borrowed.async_connection(self.session)
+            self._committable(driver)
+            if await db.arun(driver, _watched(end(self.fence.runner_id, ending))) is None:
+                return Verdict("lost")
+            await self.session.run_sync(_commit)
+        except Exception as error:
+            return _verdict_on(error)
+        finally:
+            await self.undo()
+        return Verdict("stored")
+
+    async def undo(self) -> None:
+        """Roll back what is not committed, and give the connection back."""
+        await self.session.run_sync(_give_back, broken=self.aborted)
+
+
+def _commit(session: Any) -> None:
+    events.fail_point("before_session_commit")
+    session.connection().info[_COMMITTING] = True
+    Session.commit(session)
+    events.fail_point("after_session_commit")
+
+
+def _give_back(session: Session, *, broken: bool) -> None:
+    """Roll back and return the connection to its pool; one that is broken is thrown away."""
+    with suppress(Exception):
+        if not broken:
+            Session.close(session)
+            return
+    with suppress(Exception):
+        session.invalidate()
+
+
+def _watched(steps: Steps[list[Due] | None]) -> Steps[list[Due] | None]:
+    """Pass a fail point before each statement of the finish."""
+    answer: Any = None
+    while True:
+        try:
+            op: Op[Any] = steps.send(answer)
+        except StopIteration as stop:
+            due: list[Due] | None = stop.value
+            return due
+        events.fail_point("session_finish")
+        answer = yield op
+
+
+def _verdict_on(error: Exception) -> Verdict:
+    gone = isinstance(error, DatabaseUnreachable) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    return Verdict("unsure") if gone else Verdict("refused", error_entry(error))
+
+
+# ── in a child process ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ChildUnit:
+    """The session of a run in a child process, which ends it there: the runner hears how."""
+
+    def __init__(self, told: Mapping[str, Any], id_: UUID, claim_no: int, *, on_loop: bool) -> None:
+        """`told` is what `connection_for_children` said to the child."""
+        fence = Fence(UUID(told["runner_id"]), id_, claim_no)
+        how = {"prepare": told["prepare"], "most": 0}
+        self.on_loop = on_loop
+        self._unit: Any = (
+            LoopUnit(fence, make_async_engine(told["url"], **how))
+            if on_loop
+            else ThreadUnit(fence, make_engine(told["url"], **how))
+        )
+        self.session: Any = self._unit.session
+        self.kept, self.keep, self.undo = self._unit.kept, self._unit.keep, self._unit.undo
+
+    @property
+    def inside(self) -> bool:
+        """Whether the run is inside its session."""
+        return bool(self._unit.inside)
+
+    @property
+    def used(self) -> bool:
+        """Whether anything is to be committed."""
+        return bool(self._unit.used)
+
+    def finish(self, result: str | None, seconds: float) -> Any:
+        """Finish the task after so many seconds; returns a `Verdict`, or what is to be awaited for it."""
+        fence = self._unit.fence
+        return self._unit.finish(Ending(fence.id, fence.claim_no, seconds, seconds, "succeeded", result))
+
+
+def connection_for_children(url: str, runner_id: UUID, *, prepare: bool) -> dict[str, Any]:
+    """Return what a child process is told when it asks for a session."""
+    return {"module": __name__, "url": url, "prepare": prepare, "runner_id": str(runner_id)}
+
