@@ -10,14 +10,14 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from uuid import UUID
 
 from taskrunner import events
 from taskrunner.backoff import Backoff
-from taskrunner.db import PATIENCE, Link, Work
+from taskrunner.db import PATIENCE, Link, Op, Work
 from taskrunner.errors import Conflict, DatabaseUnreachable, LeaseLost, TaskrunnerError
 from taskrunner.once import called, checked_key, on_a_loop, written
 from taskrunner.outcome import ErrorEntry, Finish, Release, Transition
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("taskrunner.task")
 
 T = TypeVar("T")
+
+Failed: TypeAlias = Callable[[ErrorEntry], Transition]
+"""Says what becomes of a task that succeeded, and whose work the database refused to commit."""
 
 _LOCKED = 0.05  # seconds until an effect whose row somebody has locked is tried again
 _LAST_WORD = 0.3  # seconds that a run which is cancelled has to keep what it has just done
@@ -183,28 +186,28 @@ class RunEffects:
 
     async def look(self, key: str) -> Kept:
         """Look up a key; waits for the database as long as the run goes on."""
-        return await self._persist(lambda: self._shared.run(store.kept(self.fence, key)))
+        return await self._persist(store.kept(self.fence, key))
 
     async def keep(self, key: str, value: str) -> None:
         """Keep the JSON text of a value; waits for the database, and for locks, as long as the run goes on.
 
         Raises: `LeaseLost`, and nothing is stored.
         """
-        while not await self._persist(lambda: self._shared.run(store.keep(self.fence, key, value))):
-            claim = (self.fence.id, self.fence.claim_no)
-            fate = await self._persist(lambda: self._shared.run(fates(self.fence.runner_id, [claim])))
+        claim = (self.fence.id, self.fence.claim_no)
+        while not await self._persist(store.keep(self.fence, key, value)):
+            fate = await self._persist(fates(self.fence.runner_id, [claim]))
             self._must_be_ours(fate[0].held, key)
             await asyncio.sleep(_LOCKED)
 
-    async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
-        backoff = Backoff()
+    async def _persist(self, op: Op[T]) -> T:
+        attempt, backoff = self._attempt, Backoff()
         while True:
             try:
-                return await ask()
+                return await self._shared.run(op)
             except DatabaseUnreachable as error:
-                if self._attempt.ended is not None or self._attempt.stop_reason is not None:
+                if attempt.ended is not None or attempt.stop_reason is not None:
                     raise
-                log.warning("%s %s waits to keep its effect: %s", self._attempt.claim.type, self._attempt.claim.id, error)
+                log.warning("%s %s: run_once waits: %s", attempt.claim.type, attempt.claim.id, error)
                 await asyncio.sleep(backoff.pause())
 
     async def _from_loop(self, work: Coroutine[Any, Any, T]) -> T:
@@ -262,10 +265,10 @@ class RunEffects:
 
         self._told = Verdict(told["kind"], told["error"])
 
-    def close(self, transition: Transition | None, *, stopped: bool, failed: Callable[[ErrorEntry], Transition]) -> None:
+    def close(self, transition: Transition | None, *, stopped: bool, failed: Failed) -> None:
         """End the session as the run ended, and tell the runner what becomes of the claim.
 
-        `stopped`: the code may still run. `failed` says what becomes of a task whose work the database has refused.
+        With `stopped` its code may still run.
         """
         if self._unit is None and self._told is None:
             self._attempt.host.ended(self._attempt, transition)
@@ -277,9 +280,7 @@ class RunEffects:
         if self._unit is not None:
             self._unit.abort()
 
-    async def _close(
-        self, transition: Transition | None, stopped: bool, failed: Callable[[ErrorEntry], Transition]
-    ) -> None:
+    async def _close(self, transition: Transition | None, stopped: bool, failed: Failed) -> None:
         verdict = self._told if self._unit is None else await self._end_session(self._unit, transition, stopped)
         attempt, claim = self._attempt, self._attempt.claim
         if verdict is None:
@@ -304,7 +305,8 @@ class RunEffects:
             if stopped:
                 unit.abort()
             elif isinstance(transition, Finish) and transition.state == "succeeded" and unit.used:
-                return await _pumped(unit, "finish", self._ending(transition))
+                verdict: Verdict = await _pumped(unit, "finish", self._ending(transition))
+                return verdict
             if not (stopped and _in_thread(unit)):  # there its code may be at it still
                 await _pumped(unit, "undo")
         finally:

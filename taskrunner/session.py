@@ -9,25 +9,28 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, TypeVar
 from uuid import UUID
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession as PlainAsyncSession
 from sqlalchemy.pool import NullPool, PoolResetState
 from sqlmodel import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from taskrunner import borrowed, db, events
-from taskrunner.db import Op, Steps
+from taskrunner.db import Steps
 from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
 from taskrunner.errortext import error_entry
 from taskrunner.store import effect as store
 from taskrunner.store.effect import Fence, Kept
 from taskrunner.store.ending import end
-from taskrunner.store.task import Due, Ending
+from taskrunner.store.task import Ending
+
+T = TypeVar("T")
 
 _KEPT_IDLE = 5  # connections that a pool keeps, though nobody has a session
 _FOR_EVER = 1e6  # seconds that a run waits for one: its own timeout counts
@@ -42,7 +45,7 @@ class Verdict:
     """What a run's finish in its session came to.
 
     `stored`: committed, the task has ended. `lost`: the claim is no longer this runner's, all is rolled back.
-    `unsure`: the connection was lost, perhaps with the reply to COMMIT. `refused`: the database refused it, see `error`.
+    `unsure`: the connection was lost, perhaps with the reply to COMMIT. `refused`: the database refused it.
     """
 
     kind: Literal["stored", "lost", "unsure", "refused"]
@@ -84,6 +87,7 @@ class AsyncTaskSession(AsyncSession):
     """The same on the event loop."""
 
     sync_session_class = TaskSession
+    execute = PlainAsyncSession.execute  # SQLModel's warns each time that `exec` is better
 
     async def __aenter__(self) -> Self:
         _unit_of(self).entered()
@@ -250,7 +254,7 @@ class ThreadUnit(Unit):
             self.session.flush()
             driver = borrowed.sync_connection(self.session)
             self._committable(driver)
-            if db.run(driver, _watched(end(self.fence.runner_id, ending))) is None:
+            if _write(driver, end(self.fence.runner_id, ending)) is None:
                 return Verdict("lost")
             _commit(self.session)
         except Exception as error:
@@ -288,7 +292,7 @@ class LoopUnit(Unit):
             await self.session.flush()
             driver = await borrowed.async_connection(self.session)
             self._committable(driver)
-            if await db.arun(driver, _watched(end(self.fence.runner_id, ending))) is None:
+            if await _awrite(driver, end(self.fence.runner_id, ending)) is None:
                 return Verdict("lost")
             await self.session.run_sync(_commit)
         except Exception as error:
@@ -309,7 +313,7 @@ def _commit(session: Any) -> None:
     events.fail_point("after_session_commit")
 
 
-def _give_back(session: Session, *, broken: bool) -> None:
+def _give_back(session: Any, *, broken: bool) -> None:
     """Roll back and return the connection to its pool; one that is broken is thrown away."""
     with suppress(Exception):
         if not broken:
@@ -319,17 +323,29 @@ def _give_back(session: Session, *, broken: bool) -> None:
         session.invalidate()
 
 
-def _watched(steps: Steps[list[Due] | None]) -> Steps[list[Due] | None]:
-    """Pass a fail point before each statement of the finish."""
+# Statement by statement in the transaction that is open: `db.run` would put the finish into a savepoint of it.
+
+
+def _write(driver: psycopg.Connection[Any], finish: Steps[T]) -> T:
     answer: Any = None
-    while True:
-        try:
-            op: Op[Any] = steps.send(answer)
-        except StopIteration as stop:
-            due: list[Due] | None = stop.value
-            return due
-        events.fail_point("session_finish")
-        answer = yield op
+    try:
+        while True:
+            op = finish.send(answer)
+            events.fail_point("session_finish")
+            answer = db.run(driver, op)
+    except StopIteration as end_of_steps:
+        return end_of_steps.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
+
+
+async def _awrite(driver: psycopg.AsyncConnection[Any], finish: Steps[T]) -> T:
+    answer: Any = None
+    try:
+        while True:
+            op = finish.send(answer)
+            events.fail_point("session_finish")
+            answer = await db.arun(driver, op)
+    except StopIteration as end_of_steps:
+        return end_of_steps.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
 
 
 def _verdict_on(error: Exception) -> Verdict:
@@ -375,4 +391,3 @@ class ChildUnit:
 def connection_for_children(url: str, runner_id: UUID, *, prepare: bool) -> dict[str, Any]:
     """Return what a child process is told when it asks for a session."""
     return {"module": __name__, "url": url, "prepare": prepare, "runner_id": str(runner_id)}
-

@@ -65,7 +65,7 @@ class ChildContext:
         self.deadline = now + more
 
     def run_once(self, key: str, fn: Callable[[], Any]) -> Any:
-        """Return what `fn` returned when it first succeeded under this key; in `async def run`, what to await for it."""
+        """Return what `fn` returned when it first succeeded under this key; in `async def run`, what to await."""
         checked_key(key)
         return self._once_on_loop(key, fn) if on_a_loop() else self._once_here(key, fn)
 

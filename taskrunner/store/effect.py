@@ -19,7 +19,7 @@ class Fence(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Whether the claim holds, and the JSON text of what the key's function returned; None: it is still to be called."""
+    """Whether the claim holds, and the JSON text of what the key's function returned; None: it is to be called."""
 
     ours: bool
     value: str | None
@@ -36,7 +36,7 @@ def keep(fence: Fence, key: str, value: str) -> Op[bool]:
 
 
 def keep_in_session(fence: Fence, key: str, value: str) -> Op[bool]:
-    """Keep a value in the transaction that will finish the task, which looks at the fence; False: it is lost already."""
+    """Keep a value in the transaction that will finish the task, under the fence; False: the claim is lost."""
     return Op(sql.KEEP_IN_SESSION, _values(fence, key, value), bool)
 
 

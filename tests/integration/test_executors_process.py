@@ -595,7 +595,7 @@ async def test_run_once_asks_the_runner_what_was_done_before(call: Callable[...,
 async def test_what_a_child_cannot_have_is_refused_in_words(call: Callable[..., Call], project: str) -> None:
     async with executors() as pool:
         assert "answers no 'effect' requests" in message(await ended(pool, call("Once")))
-        assert "context.session()" in message(await ended(pool, call("Session")))
+        assert "answers no 'session' requests" in message(await ended(pool, call("Session")))
         for module, qualname in (("__main__", "Echo"), (project, "make.<locals>.Echo")):
             end = await ended(pool, Call(call("Echo").task, "process", "Echo", module, qualname))
             assert "move it to the top level of a module" in message(end)
