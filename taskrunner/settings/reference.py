@@ -21,7 +21,10 @@ EXAMPLE = Path(".env.example")
 GROUPS: dict[str, tuple[str, ...]] = {
     "Project": ("project", "tasks"),
     "Database": ("database_url", "pg_bin", "listen", "prepare"),
-    "Runners": ("queues", "concurrency", "processes", "process_slots", "grace", "poll", "uvloop"),
+    "Runners": (
+        *("queues", "concurrency", "processes", "process_slots", "session_connections"),
+        *("grace", "poll", "uvloop"),
+    ),
     "Leases and limits": ("heartbeat", "lease", "crash_limit", "stray_limit", "catch_up_limit"),
     "Retention": ("history_retention", "stats_retention", "idempotency_retention", "partitions_ahead"),
     "API": ("api_host", "api_port", "api_token"),
