@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from taskrunner import db, fairness, reads
 from taskrunner.admission import Admission, Entry, check_on_conflict, refuse_other, refuse_repeat, within
+from taskrunner.awaiting import AsyncAwaiting
 from taskrunner.borrowed import async_connection
 from taskrunner.db import Work, arun
 from taskrunner.door import POOL_SIZE, Door, Duration
@@ -26,11 +27,10 @@ from taskrunner.herald import AsyncHerald
 from taskrunner.intake import OnConflict, Options, as_id
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
-from taskrunner.states import TERMINAL
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
 from taskrunner.tenancy import arun_as, borrowing, own
-from taskrunner.waiting import found, looks, result_of, too_late
+from taskrunner.waiting import found, result_of
 
 T = TypeVar("T")
 
@@ -41,6 +41,9 @@ class AsyncTaskQueue(Door):
     def __init__(self, url: str | None, **given: Any) -> None:
         super().__init__(url, **given)
         self._herald = AsyncHerald(self._once)
+        self._awaiting = AsyncAwaiting(
+            lambda op: self._run(lambda: op), self._find_url, self._bound, listen=self._settings.listen
+        )
 
     @classmethod
     def connect(
@@ -62,6 +65,7 @@ class AsyncTaskQueue(Door):
     async def close(self) -> None:
         """Close the door's connections; the embedded server stops when its last user has left."""
         await self._herald.close()
+        await self._awaiting.close()
         await self._pool.close()
         await asyncio.to_thread(self._leave)  # the last user waits for the private server's end
 
@@ -174,18 +178,25 @@ class AsyncTaskQueue(Door):
             of=id_,
         )
 
-    async def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
+    async def wait(self, id_: UUID | str | Any, timeout: Duration | None = None) -> TaskView:
         """Return the task once it has ended: see `TaskQueue.wait`."""
-        for pause in looks(timeout):
-            view = await self.get(id_)
-            if view.state in TERMINAL:
-                return view
-            await asyncio.sleep(pause)
-        raise too_late(id_, await self._run(lambda: reads.unattended(as_id(id_))))
+        return (await self._awaiting.wait_all([id_], timeout))[0]
 
-    async def result(self, id_: UUID | str, timeout: Duration | None = None) -> Any:
+    async def wait_all(self, ids: Iterable[UUID | str | Any], timeout: Duration | None = None) -> list[TaskView]:
+        """Return all these tasks once the last of them has ended: see `TaskQueue.wait_all`."""
+        return await self._awaiting.wait_all(ids, timeout)
+
+    def as_completed(self, ids: Iterable[UUID | str | Any], timeout: Duration | None = None) -> AsyncIterator[TaskView]:
+        """Yield each of these tasks when it has ended, by `async for`: see `TaskQueue.as_completed`."""
+        return self._awaiting.as_completed(ids, timeout)
+
+    async def result(self, id_: UUID | str | Any, timeout: Duration | None = None) -> Any:
         """Return what the task's `run()` returned: see `TaskQueue.result`."""
         return result_of(await self.wait(id_, timeout))
+
+    async def results(self, ids: Iterable[UUID | str | Any], timeout: Duration | None = None) -> list[Any]:
+        """Return what the tasks' `run()` returned: see `TaskQueue.results`."""
+        return await self._awaiting.results(ids, timeout)
 
     async def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state: see `TaskQueue.stats`."""

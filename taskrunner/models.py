@@ -106,6 +106,7 @@ class TaskRow(Table, table=True):
     crashes: int = _column(Integer(), default="0")
     max_retries: int = _column(Integer(), default="3")
     has_children: bool = _column(Boolean(), default="false")
+    awaited: bool = _column(Boolean(), default="false")
     tenant: str = _text(default="'default'")
     queue: str = _text(default="'default'")
     type: str = _text()

@@ -6,7 +6,7 @@ Both offer the same methods. Everything they do is an `Op` or steps of them; onl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from uuid_utils.compat import uuid7
 
 from taskrunner import db, fairness, reads
 from taskrunner.admission import Admission, Entry, check_on_conflict, refuse_other, refuse_repeat, within
+from taskrunner.awaiting import Awaiting
 from taskrunner.borrowed import sync_connection
 from taskrunner.db import Work, run
 from taskrunner.door import POOL_SIZE, Door, Duration
@@ -28,11 +29,10 @@ from taskrunner.herald import Herald
 from taskrunner.intake import OnConflict, Options, as_id
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
-from taskrunner.states import TERMINAL
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
 from taskrunner.tenancy import borrowing, own, run_as
-from taskrunner.waiting import found, looks, result_of, too_late
+from taskrunner.waiting import found, result_of
 
 T = TypeVar("T")
 
@@ -47,6 +47,9 @@ class TaskQueue(Door):
     def __init__(self, url: str | None, **given: Any) -> None:
         super().__init__(url, **given)
         self._herald = Herald(self._once)
+        self._awaiting = Awaiting(
+            lambda op: self._run(lambda: op), self._find_url, self._bound, listen=self._settings.listen
+        )
 
     @classmethod
     def connect(
@@ -70,6 +73,7 @@ class TaskQueue(Door):
     def close(self) -> None:
         """Close the door's connections; the embedded server stops when its last user has left."""
         self._herald.close()
+        self._awaiting.close()
         self._pool.close()
         self._leave()
 
@@ -189,18 +193,32 @@ class TaskQueue(Door):
             of=id_,
         )
 
-    def wait(self, id_: UUID | str, timeout: Duration | None = None) -> TaskView:
-        """Return the task once it has ended. Raises: `WaitTimeout`, `NotFound`."""
-        for pause in looks(timeout):
-            view = self.get(id_)
-            if view.state in TERMINAL:
-                return view
-            time.sleep(pause)
-        raise too_late(id_, self._run(lambda: reads.unattended(as_id(id_))))
+    def wait(self, id_: UUID | str | Any, timeout: Duration | None = None) -> TaskView:
+        """Return the task once it has ended, however: given by id, or by what `add` returned.
 
-    def result(self, id_: UUID | str, timeout: Duration | None = None) -> Any:
+        It waits through retries, and for no task but this one: a requeued dead letter is a new task.
+        Raises: `WaitTimeout` saying where the task is, `NotFound`.
+        """
+        return self._awaiting.wait_all([id_], timeout)[0]
+
+    def wait_all(self, ids: Iterable[UUID | str | Any], timeout: Duration | None = None) -> list[TaskView]:
+        """Return all these tasks, in the order given, once the last of them has ended. Raises as `wait`."""
+        return self._awaiting.wait_all(ids, timeout)
+
+    def as_completed(self, ids: Iterable[UUID | str | Any], timeout: Duration | None = None) -> Iterator[TaskView]:
+        """Yield each of these tasks when it has ended, the first to end first. Raises as `wait`, after what has ended.
+
+        The timeout is for all of them, and begins with the first step.
+        """
+        return self._awaiting.as_completed(ids, timeout)
+
+    def result(self, id_: UUID | str | Any, timeout: Duration | None = None) -> Any:
         """Return what `run()` returned. Raises: `TaskDead` with the last error, `WaitTimeout`, `NotFound`."""
         return result_of(self.wait(id_, timeout))
+
+    def results(self, ids: Iterable[UUID | str | Any], timeout: Duration | None = None) -> list[Any]:
+        """Return what the tasks' `run()` returned, in the order given. Raises as `result`, as soon as one is dead."""
+        return self._awaiting.results(ids, timeout)
 
     def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state; ended ones of the last 24 hours, dead ones all."""

@@ -1,29 +1,25 @@
 """What tells a runner that there may be work, or that a task is to be stopped: NOTIFY on a connection of its own.
 
 NOTIFY is a hint, never required: the runner polls as well. A connection that dies, or goes silent without dying, is
-noticed within `CHECK` seconds, because the listener asks the server something that often.
+noticed within `channel.CHECK` seconds, because the listener asks the server something that often.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 from uuid import UUID
 
 import psycopg
 
-from taskrunner import db, events
+from taskrunner import channel, db, events
 from taskrunner.backoff import Backoff
 from taskrunner.errors import TaskrunnerError
 from taskrunner.store.steering import CANCEL_CHANNEL
 from taskrunner.store.task import CHANNEL, Hint, hint
 
 log = logging.getLogger("taskrunner.wake")
-
-CHECK = 7.0
-"""Seconds between two signs of life that the listener asks for; as long again until silence counts as death."""
 
 
 class Listener:
@@ -49,17 +45,17 @@ class Listener:
     async def _session(self, connected: Callable[[], None]) -> None:
         conn = await db.aconnect(self._url, name="taskrunner listen", prepare=False)
         try:
-            for channel in (CHANNEL, CANCEL_CHANNEL):
-                await _ask(conn, psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(db.in_schema(channel))))
+            for name in (CHANNEL, CANCEL_CHANNEL):
+                await channel.ask(conn, channel.listen(name))
             connected()
             self.connected.set()
             events.emit(events.Listening, conn.info.backend_pid)
             while True:
-                async for notify in conn.notifies(timeout=CHECK):
+                async for notify in conn.notifies(timeout=channel.CHECK):
                     self._heed(notify)
-                await _ask(conn, psycopg.sql.SQL("SELECT 1"))
+                await channel.ask(conn, channel.ALIVE)
         finally:
-            await _shut(conn.close())
+            await channel.shut(conn.close())
 
     def _heed(self, notify: psycopg.Notify) -> None:
         """A payload that we cannot read is somebody else's: it only says that something may have happened."""
@@ -70,26 +66,3 @@ class Listener:
                 self._on_due(hint(notify.payload))
         except (ValueError, TypeError, KeyError, AttributeError):
             log.warning("a notification on %s cannot be read: %.80r", notify.channel, notify.payload)
-
-
-async def _ask(conn: psycopg.AsyncConnection[Any], query: psycopg.sql.SQL | psycopg.sql.Composed) -> None:
-    """Execute; a server that does not answer within `CHECK` is hung up on, and the statement fails.
-
-    To cancel it instead would make psycopg wait 5 s more, for the silent server's word on the cancel.
-    """
-    asking = asyncio.ensure_future(conn.execute(query))
-    try:
-        await asyncio.wait({asking}, timeout=CHECK)
-    finally:
-        if not asking.done():
-            db.hang_up(conn)
-        await asyncio.gather(asking, return_exceptions=True)  # its error is known, also where a cancel is what we raise
-    await asking
-
-
-async def _shut(closing: Awaitable[None]) -> None:
-    """A half-open connection may not let itself be closed: it is left to the garbage collector then."""
-    try:
-        await asyncio.wait_for(closing, 1.0)
-    except (TimeoutError, psycopg.Error):
-        log.debug("a LISTEN connection could not be closed in time")

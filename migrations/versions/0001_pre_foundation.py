@@ -62,6 +62,7 @@ CREATE TABLE taskrunner.task (
     crashes INTEGER DEFAULT 0 NOT NULL,
     max_retries INTEGER DEFAULT 3 NOT NULL,
     has_children BOOLEAN DEFAULT false NOT NULL,
+    awaited BOOLEAN DEFAULT false NOT NULL,
     tenant TEXT DEFAULT 'default' NOT NULL,
     queue TEXT DEFAULT 'default' NOT NULL,
     type TEXT NOT NULL,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
-from taskrunner.reads.tasks import ROOM, dead_letter_by_id, dead_letters, list_tasks, task_by_id
+from taskrunner.reads.tasks import ROOM, dead_letter_by_id, dead_letters, ended_tasks, list_tasks, task_by_id
 from taskrunner.reads.views import (
     Counts,
     DeadView,
@@ -37,6 +37,7 @@ __all__ = [
     "TypeCounts",
     "dead_letter_by_id",
     "dead_letters",
+    "ended_tasks",
     "list_tasks",
     "live_runners",
     "now",

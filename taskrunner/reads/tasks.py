@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -51,6 +51,11 @@ class Source(NamedTuple):
 def task_by_id(id_: UUID) -> Op[TaskView | None]:
     """Return a task in whatever state it is, a dead letter that was requeued included; None if nobody knows it."""
     return Op(sql.ONE, {"id": id_}, lambda rows: _views(rows)[0] if rows else None)
+
+
+def ended_tasks(ids: Collection[UUID]) -> Op[list[TaskView]]:
+    """Return those of the tasks that have ended, whatever their end."""
+    return Op(sql.ENDED_ONES, {"ids": list(ids)}, _views)
 
 
 def list_tasks(wanted: TaskFilter, room: int = ROOM) -> Steps[Page[TaskView]]:

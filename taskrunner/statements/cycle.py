@@ -39,6 +39,10 @@ COUNTED = """counted AS (
            wait_histogram = taskrunner.add_histograms(s.wait_histogram, EXCLUDED.wait_histogram)
 )"""
 
+# Tells whoever waits for a task's end, in the statement that ends it: a condition on `gone` that is always true. Only
+# an awaited row pays: a NOTIFY holds a lock of the whole server during the commit. A part of others.
+TOLD = "CASE WHEN g.awaited THEN pg_notify('taskrunner_ended', g.id::text) IS NOT NULL ELSE true END"
+
 # End what has succeeded: `locked` is the fence; the row leaves `task` and enters history here, and the counts with it.
 # A task with children or a successor takes several statements: it is left over, and `ending` ends it.
 # Each row is looked up by the primary key: by task_running, which `state = 'running'` would allow, the planner has been
@@ -70,6 +74,9 @@ WITH ending AS MATERIALIZED (
            e.state, g.runner_id, g.unique_key, g.requeued_from, g.schedule_id, g.tick_at, g.payload, g.meta,
            g.errors, g.progress, e.result::jsonb
       FROM gone g JOIN ending e ON e.id = g.id AND e.claim_no = g.claim_no
+     WHERE """
+    + TOLD
+    + """
     RETURNING id, tenant, queue, type, state AS outcome, coalesce(run_seconds, 0) AS run_seconds,
               greatest(extract(epoch FROM started_at - maturity_at), 0)::float8 AS wait_seconds
 ), """

@@ -6,7 +6,7 @@ a child has updated its live parents first and holds their locks until its edges
 meanwhile waits, and the statement after its DELETE sees the edges. Children are locked in the order of their ids.
 """
 
-from taskrunner.statements.cycle import COUNTED
+from taskrunner.statements.cycle import COUNTED, TOLD
 
 # How a row becomes a row of history or a dead letter, up to the values that differ. Parts of others.
 _HISTORY = """
@@ -84,7 +84,8 @@ WITH ending AS MATERIALIZED (
 SELECT g.id, g.type, e.state, g.has_children,
        CASE WHEN g.successor IS NOT NULL THEN to_jsonb(g)::text END AS succession
   FROM gone g JOIN ending e ON e.id = g.id AND e.claim_no = g.claim_no
-"""
+ WHERE """
+    + TOLD
 )
 
 # The blocked children of what has succeeded, and those that run whatever their parent came to: each waits for fewer,
@@ -166,7 +167,8 @@ WITH edge AS MATERIALIZED (
     + COUNTED
     + """
 SELECT g.id, g.type, e.state, g.has_children FROM gone g JOIN edge e ON e.child_id = g.id
-"""
+ WHERE """
+    + TOLD
 )
 
 # Of parents, those none of whose blocked children is locked by somebody else; their children are locked.

@@ -51,6 +51,9 @@ ONE_DEAD_LETTER = DEAD_LETTER + " AND t.id = %(id)s"
 
 ONE = LIVE + " AND t.id = %(id)s\nUNION ALL" + ENDED + " AND t.id = %(id)s\nUNION ALL" + DEAD + " AND t.id = %(id)s"
 
+# By the primary keys, in all partitions of history: a task's id does not tell the day of its end.
+ENDED_ONES = ENDED + " AND t.id = ANY(%(ids)s::uuid[])\nUNION ALL" + DEAD + " AND t.id = ANY(%(ids)s::uuid[])"
+
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # One pass over the hot table, which holds no task that has ended.

@@ -108,6 +108,9 @@ WITH locked AS MATERIALIZED (
                'message', 'its runner died ' || (g.crashes + 1) || ' times'),
            g.progress
       FROM gone g
+     WHERE """
+    + cycle.TOLD
+    + """
     RETURNING id, tenant, queue, type, 'dead' AS outcome, coalesce(run_seconds, 0) AS run_seconds,
               greatest(extract(epoch FROM started_at - maturity_at), 0)::float8 AS wait_seconds
 ), returned AS (

@@ -1,7 +1,10 @@
 """What people do to tasks, in SQL: each one guarded write that RETURNs whom it changed, or nobody."""
 
+from taskrunner.statements.cycle import TOLD
+
 # Pending or blocked → history as cancelled; the row leaves and enters in one statement.
-CANCEL = """
+CANCEL = (
+    """
 WITH gone AS (
     DELETE FROM taskrunner.task t WHERE t.id = %(id)s AND t.state IN ('pending', 'blocked') RETURNING t.*
 ), ended AS (
@@ -12,9 +15,13 @@ SELECT g.id, taskrunner.clock(), NULL, g.maturity_at, g.created_at, g.claim_no, 
        g.crashes, g.max_retries, g.tenant, g.queue, g.type, 'cancelled', NULL, g.unique_key, g.requeued_from,
        g.schedule_id, g.tick_at, g.payload, g.meta, g.errors, g.progress, NULL
   FROM gone g
+ WHERE """
+    + TOLD
+    + """
 )
 SELECT g.id, g.tenant, g.queue, g.type, g.has_children FROM gone g
 """
+)
 
 # A cancel by hand belongs to no runner: the nil id keeps the counts in step with history.
 COUNT_CANCELLED = """

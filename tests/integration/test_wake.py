@@ -136,7 +136,7 @@ async def test_a_listening_connection_that_goes_silent_is_noticed_and_rebuilt(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SPEC WAK 46; FAULTS F16: nothing closes it, nothing comes through."""
-    monkeypatch.setattr("taskrunner.wake.CHECK", 0.2)
+    monkeypatch.setattr("taskrunner.channel.CHECK", 0.2)
     async with Silencer(engine.url) as silencer:
         due: list[str] = []
         listener = Listener(silencer.url, on_due=lambda hint: due.append(hint.queue), on_cancel=lambda _: None)
