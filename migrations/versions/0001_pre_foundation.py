@@ -321,6 +321,22 @@ BEGIN
 END
 $$;
 
+-- Whether a task is another tenant's than the one that this session is bound to; live ones first, by far the most.
+CREATE FUNCTION taskrunner.is_foreign(id_ uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    found text;
+BEGIN
+    SELECT t.tenant INTO found FROM taskrunner.task t WHERE t.id = id_;
+    IF found IS NULL THEN
+        SELECT h.tenant INTO found FROM taskrunner.task_history h WHERE h.id = id_
+         UNION ALL SELECT d.tenant FROM taskrunner.dead_letter d WHERE d.id = id_ LIMIT 1;
+    END IF;
+    RETURN found IS NOT NULL AND found IS DISTINCT FROM taskrunner.bound_tenant();
+END
+$$;
+
 -- In a sub-select, so that it is called once a statement and not once a row.
 ALTER TABLE taskrunner.task ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.task
@@ -353,16 +369,12 @@ ALTER TABLE taskrunner.audit ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.audit USING (tenant = (SELECT taskrunner.bound_tenant()));
 ALTER TABLE taskrunner.task_stats ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.task_stats USING (tenant = (SELECT taskrunner.bound_tenant()));
--- Both ends are to be one's own: the tables they are looked for in are under row security themselves.
+-- Both ends are to be one's own, if they are there at all: a requeued task keeps parents that retention has removed.
 ALTER TABLE taskrunner.dependency ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.dependency
-    USING (EXISTS (SELECT FROM taskrunner.task t WHERE t.id IN (parent_id, child_id))
-        OR EXISTS (SELECT FROM taskrunner.task_history h WHERE h.id = child_id)
-        OR EXISTS (SELECT FROM taskrunner.dead_letter d WHERE d.id = child_id))
-    WITH CHECK (EXISTS (SELECT FROM taskrunner.task t WHERE t.id = child_id)
-           AND (EXISTS (SELECT FROM taskrunner.task t WHERE t.id = parent_id)
-             OR EXISTS (SELECT FROM taskrunner.task_history h WHERE h.id = parent_id)
-             OR EXISTS (SELECT FROM taskrunner.dead_letter d WHERE d.id = parent_id)));
+    USING (tenant = (SELECT taskrunner.bound_tenant()))
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant())
+           AND NOT taskrunner.is_foreign(parent_id) AND NOT taskrunner.is_foreign(child_id));
 -- For the owner alone.
 ALTER TABLE taskrunner.tenant_role ENABLE ROW LEVEL SECURITY;
 """
@@ -385,5 +397,6 @@ def downgrade() -> None:
         "DROP FUNCTION taskrunner.add_one(uuid, text, text, text, int, jsonb, int, jsonb, timestamptz, float8)"
     )
     op.execute("DROP FUNCTION taskrunner.clock()")
+    op.execute("DROP FUNCTION taskrunner.is_foreign(uuid)")
     op.execute("DROP FUNCTION taskrunner.bound_tenant()")
     op.execute("DROP FUNCTION taskrunner.roles()")

@@ -32,7 +32,7 @@ INSERT INTO taskrunner.dead_letter (id, tenant, queue, type, payload, meta, erro
 VALUES (%(dead)s, %(tenant)s, 'default', 'Secret', '{}', '{}', '[]', now(), now(), now(), 1, 1, 0, 0, 0);
 INSERT INTO taskrunner.schedule (id, tenant, name, type, trigger, created_at)
 VALUES (%(schedule)s, %(tenant)s, 'nightly', 'Secret', '0 0 * * *', now());
-INSERT INTO taskrunner.dependency (parent_id, child_id) VALUES (%(task)s, %(child)s);
+INSERT INTO taskrunner.dependency (parent_id, child_id, tenant) VALUES (%(task)s, %(child)s, %(tenant)s);
 INSERT INTO taskrunner.effect (task_id, key, tenant, claim_no, done_at) VALUES (%(task)s, 'k', %(tenant)s, 1, now());
 INSERT INTO taskrunner.idempotency_key (tenant, type, key, task_id, expires_at)
 VALUES (%(tenant)s, 'Secret', 'k', %(task)s, now() + interval '1 day');
@@ -82,7 +82,8 @@ def filled(lent: Roles) -> Roles:
                 cursor.execute(FILL, {"tenant": tenant, **ids})
         conn.execute("INSERT INTO taskrunner.tenant_role VALUES ('somebody', %s)", [THEIRS])
         conn.execute(
-            "INSERT INTO taskrunner.runner VALUES (gen_random_uuid(), 'runner', 'h', 1, '{}', '{}', 1, 1, 0, '1', now(), now())"
+            "INSERT INTO taskrunner.runner (id, host, pid, version, started_at, lease_until)"
+            " VALUES (gen_random_uuid(), 'h', 1, '1', now(), now())"
         )
         conn.execute("ANALYZE")
     return lent
@@ -128,9 +129,9 @@ def check_only(conn: Connection, roles: Roles, tenant: str | None) -> None:
         for row in rows or []:
             assert row.get("tenant", tenant) == tenant, f"{name}: {row}"
     if tenant is not None:
-        assert all(found[name] for name in [*HELD, "dependency"]), "it sees its own"
+        assert all(found[name] for name in HELD), "it sees its own"
     else:
-        assert not any(found[name] for name in [*HELD, "dependency"])
+        assert not any(found[name] for name in HELD)
     assert found["tenant_role"] is None
     assert all(rows is None for name, rows in found.items() if name.startswith("task_history_"))
 
@@ -248,7 +249,10 @@ SETTINGS = [
     "DELETE FROM taskrunner.tenant_role",
     "GRANT ALL ON ALL TABLES IN SCHEMA taskrunner TO CURRENT_USER",
     "CREATE TABLE taskrunner.x (id int)",
-    "CREATE TRIGGER spy BEFORE INSERT ON taskrunner.task FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    (
+        "CREATE TRIGGER spy BEFORE UPDATE ON taskrunner.task FOR EACH ROW"
+        " EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    ),
     "CREATE RULE spy AS ON INSERT TO taskrunner.task DO ALSO NOTHING",
     "CREATE TEMP TABLE probe (id uuid REFERENCES taskrunner.task (id))",
     "CREATE STATISTICS taskrunner.spy ON tenant, type FROM taskrunner.task",
@@ -366,20 +370,20 @@ def test_weights_hosts_and_how_busy_runners_are_are_not_a_tenants_to_see(mapped:
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+ENDED = """(id, tenant, queue, type, {state} payload, meta, errors, finished_at, maturity_at, created_at, claim_no,
+    priority, tries, crashes, max_retries) VALUES (gen_random_uuid(), %s, 'q', 'T', {value} '{{}}', '{{}}', '[]', now(),
+    now(), now(), 1, 1, 0, 0, 0)"""
+TASK = "INSERT INTO taskrunner.task (id, maturity_at, created_at, type, tenant"
 INSERTS = {
-    "task": "INSERT INTO taskrunner.task (id, tenant, type, maturity_at, created_at) VALUES (gen_random_uuid(), %s, 'T', now(), now())",
-    "task, its turn": "INSERT INTO taskrunner.task (id, tenant, fair_tenant, type, maturity_at, created_at)"
-    f" VALUES (gen_random_uuid(), '{MINE}', %s, 'T', now(), now())",
-    "history": "INSERT INTO taskrunner.task_history (id, tenant, queue, type, state, payload, meta, errors, finished_at,"
-    " maturity_at, created_at, claim_no, priority, tries, crashes, max_retries) VALUES (gen_random_uuid(), %s, 'q', 'T',"
-    " 'cancelled', '{}', '{}', '[]', now(), now(), now(), 1, 1, 0, 0, 0)",
-    "dead letter": "INSERT INTO taskrunner.dead_letter (id, tenant, queue, type, payload, meta, errors, finished_at,"
-    " maturity_at, created_at, claim_no, priority, tries, crashes, max_retries) VALUES (gen_random_uuid(), %s, 'q', 'T',"
-    " '{}', '{}', '[]', now(), now(), now(), 1, 1, 0, 0, 0)",
+    "task": TASK + ") VALUES (gen_random_uuid(), now(), now(), 'T', %s)",
+    "its turn": TASK + f", fair_tenant) VALUES (gen_random_uuid(), now(), now(), 'T', '{MINE}', %s)",
+    "history": "INSERT INTO taskrunner.task_history" + ENDED.format(state="state,", value="'cancelled',"),
+    "dead letter": "INSERT INTO taskrunner.dead_letter" + ENDED.format(state="", value=""),
     "schedule": "INSERT INTO taskrunner.schedule (id, tenant, name, type, trigger, created_at)"
     " VALUES (gen_random_uuid(), %s, 'x', 'T', '* * * * *', now())",
     "key": "INSERT INTO taskrunner.idempotency_key VALUES (%s, 'T', 'x', gen_random_uuid(), now())",
-    "stats": "INSERT INTO taskrunner.task_stats VALUES (now(), gen_random_uuid(), %s, 'q', 'T', 'cancelled', 1, 0, 0, '{}', '{}')",
+    "stats": "INSERT INTO taskrunner.task_stats"
+    " VALUES (now(), gen_random_uuid(), %s, 'q', 'T', 'cancelled', 1, 0, 0, '{}', '{}')",
     "audit": "INSERT INTO taskrunner.audit (acted_at, tenant, actor, action, target) VALUES (now(), %s, 'a', 'b', 'c')",
 }
 
@@ -449,17 +453,20 @@ def test_history_that_says_a_task_has_run_is_not_a_tenants_to_write(writer: Conn
 
 
 def test_a_tick_of_somebodys_schedule_cannot_be_taken(writer: Connection) -> None:
-    tick = "INSERT INTO taskrunner.task (id, tenant, type, maturity_at, created_at, schedule_id, tick_at) VALUES (gen_random_uuid(), %s, 'T', now(), now(), %s, now())"
+    tick = TASK + ", schedule_id, tick_at) VALUES (gen_random_uuid(), now(), now(), 'T', %s, %s, now())"
     refused(writer, tick, MINE, IDS[THEIRS]["schedule"])
     assert writer.execute(tick, [MINE, IDS[MINE]["schedule"]]).rowcount == 1
 
 
 def test_no_task_is_made_to_wait_for_another_tenants(writer: Connection) -> None:
     mine, theirs = IDS[MINE], IDS[THEIRS]
-    wait = "INSERT INTO taskrunner.dependency (parent_id, child_id) VALUES (%s, %s)"
-    refused(writer, wait, theirs["task"], mine["child"])
-    refused(writer, wait, mine["task"], theirs["child"])
-    assert writer.execute(wait, [mine["child"], mine["task"]]).rowcount == 1
+    wait = "INSERT INTO taskrunner.dependency (parent_id, child_id, tenant) VALUES (%s, %s, %s)"
+    for parent in (theirs["task"], theirs["dead"]):
+        refused(writer, wait, parent, mine["child"], MINE)
+    refused(writer, wait, mine["task"], theirs["child"], MINE)
+    refused(writer, wait, mine["child"], mine["task"], THEIRS)
+    for parent in (mine["child"], mine["dead"], uuid7()):
+        assert writer.execute(wait, [parent, mine["task"], MINE]).rowcount == 1
 
 
 @pytest.mark.parametrize("table", ["runner", "queue_settings", "tenant_role", "schema_version", "effect", "task_log"])
@@ -489,7 +496,7 @@ def test_a_grant_on_all_tables_by_mistake_lets_nobody_into_a_partition(filled: R
 def test_a_reader_writes_nothing(filled: Roles) -> None:
     with connected(filled.login("reader")) as conn, conn.transaction(force_rollback=True):
         bound(conn, MINE)
-        for name in [*HELD, "dependency", "queue_settings", "runner"]:
+        for name in [*HELD, "queue_settings", "runner"]:
             refused(conn, f"DELETE FROM taskrunner.{name}")
         for insert in INSERTS.values():
             refused(conn, insert, MINE)
