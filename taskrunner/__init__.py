@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskrunner.asyncqueue import AsyncTaskQueue
+    from taskrunner.flow import chain, group
     from taskrunner.outcome import Snooze, TaskStatus
     from taskrunner.queue import TaskQueue
     from taskrunner.registry import register_task
@@ -22,8 +23,10 @@ __all__ = [
     "Task",
     "TaskQueue",
     "TaskStatus",
+    "chain",
     "constant",
     "exponential",
+    "group",
     "linear",
     "register_task",
 ]
@@ -38,8 +41,10 @@ _HOMES = {
     "Task": "task",
     "TaskQueue": "queue",
     "TaskStatus": "outcome",
+    "chain": "flow",
     "constant": "retry",
     "exponential": "retry",
+    "group": "flow",
     "linear": "retry",
     "register_task": "registry",
 }

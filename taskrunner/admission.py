@@ -11,9 +11,11 @@ from psycopg_pool import PoolTimeout
 
 from taskrunner.db import Op, Steps, Work
 from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument
+from taskrunner.flow import Edge
 from taskrunner.intake import OnConflict, aliases_of
 from taskrunner.registry import Registry
 from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask, Stored, store
+from taskrunner.store.flow import After, add_flow, placed
 from taskrunner.store.fresh import Batch, insert, insert_all, note_repeats
 from taskrunner.store.task import announce
 
@@ -37,16 +39,20 @@ class One(Admission):
     registry: Registry
     task: NewTask
     idempotency: Idempotency | None = None
+    after: After | None = None
 
     def first(self) -> Work[Stored]:
         """Return the plain insert, if neither the id nor a key can be there already."""
-        if self.task.fresh and self.task.unique_key is None and self.idempotency is None:
+        if self.task.fresh and self.task.unique_key is None and self.idempotency is None and self.after is None:
             return insert(self.task)
-        return _looking(self.registry, [self.task], self.idempotency, fresh=self.task.fresh)
+        return self._placed(_looking(self.registry, [self.task], self.idempotency, fresh=self.task.fresh))
 
     def again(self) -> Work[Stored]:
         """Return the insert that looks everywhere."""
-        return _looking(self.registry, [self.task], self.idempotency)
+        return self._placed(_looking(self.registry, [self.task], self.idempotency))
+
+    def _placed(self, storing: Steps[Stored]) -> Steps[Stored]:
+        return storing if self.after is None else placed(storing, self.task, self.after)
 
     def answer(self, answers: list[Enqueued], on_conflict: OnConflict) -> Enqueued:
         """Return the answer. Raises: `Conflict` where another task has the key, if that is to be an error."""
@@ -72,6 +78,27 @@ class Many(Admission):
     def again(self) -> Work[Stored]:
         """Return the insert that looks everywhere."""
         return _looking(self.registry, self.batch.rows())
+
+
+@dataclass(slots=True)
+class Whole(Admission):
+    """The tasks of a flow."""
+
+    registry: Registry
+    batch: Batch
+    edges: Sequence[Edge]
+
+    def first(self) -> Work[Stored]:
+        """Return the plain insert, if no id can be there already."""
+        return self._adding(fresh=self.batch.fresh)
+
+    def again(self) -> Work[Stored]:
+        """Return the insert that looks for the ids."""
+        return self._adding(fresh=False)
+
+    def _adding(self, *, fresh: bool) -> Work[Stored]:
+        keyed = (self.batch.kinds[self.batch.places[number] - 1].type for number in self.batch.keys)
+        return add_flow(self.batch, self.edges, aliases=aliases_of(self.registry, keyed), fresh=fresh)
 
 
 def within(work: Work[Stored]) -> Steps[Stored]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg.errors import UniqueViolation
+from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
@@ -23,10 +23,12 @@ from taskrunner.db import Work, arun
 from taskrunner.door import POOL_SIZE, Door, Duration
 from taskrunner.durations import as_delay
 from taskrunner.errors import DatabaseUnreachable
+from taskrunner.flow import OnParentFailure, Step
 from taskrunner.herald import AsyncHerald
 from taskrunner.intake import OnConflict, Options, as_id
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
+from taskrunner.store import flow as flows
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
 from taskrunner.tenancy import arun_as, borrowing, own
@@ -88,6 +90,8 @@ class AsyncTaskQueue(Door):
         for _ in range(POOL_SIZE):
             try:
                 return await self._once(own(make(), of, self._bound), tenant=self._bound)
+            except DeadlockDetected:
+                continue  # it was rolled back whole: flows that meet crosswise
             except DatabaseUnreachable as error:
                 refuse_repeat(error)
                 await self._pool.check()
@@ -119,12 +123,14 @@ class AsyncTaskQueue(Door):
         tenant: str | None = None,
         max_retries: int | None = None,
         meta: Mapping[str, Any] | None = None,
+        after: Any = None,
+        on_parent_failure: OnParentFailure = "fail",
         connection: Any = None,
     ) -> Enqueued:
         """Store one task: see `TaskQueue.add`."""
         check_on_conflict(on_conflict)
         options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
-        asked = self._one(task, options, idempotency_key)
+        asked = self._one(task, options, idempotency_key, after, on_parent_failure)
         return asked.answer(await self._admit(asked, connection), on_conflict)
 
     async def add_many(
@@ -133,6 +139,10 @@ class AsyncTaskQueue(Door):
         """Store all tasks or none: see `TaskQueue.add_many`."""
         asked = self._many(tasks, spacing, tenant)
         return await self._admit(asked, connection) if asked.batch.ids else []
+
+    async def add_flow(self, flow: Step, *, tenant: str | None = None, connection: Any = None) -> list[UUID]:
+        """Store all tasks of a flow or none: see `TaskQueue.add_flow`."""
+        return [answer.id for answer in await self._admit(self._whole(flow, tenant), connection)]
 
     async def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
         try:
@@ -163,6 +173,16 @@ class AsyncTaskQueue(Door):
         """Make a task due now, or requeue a dead one: see `TaskQueue.retry`."""
         id_, new_id = as_id(id_), uuid7()
         return await self._run(lambda: steering.retry_now(id_, new_id), of=id_)
+
+    async def cancel_flow(self, id_: UUID | str) -> dict[UUID, str]:
+        """Cancel all tasks connected with this one: see `TaskQueue.cancel_flow`."""
+        id_ = as_id(id_)
+        return await self._run(lambda: flows.cancel_flow(id_), lambda: flows.cancel_flow(id_, repeated=True), of=id_)
+
+    async def retry_flow(self, id_: UUID | str) -> dict[UUID, UUID]:
+        """Requeue all dead tasks connected with this one: see `TaskQueue.retry_flow`."""
+        id_ = as_id(id_)
+        return await self._run(lambda: flows.retry_flow(id_), lambda: flows.retry_flow(id_, repeated=True), of=id_)
 
     async def reschedule(self, id_: UUID | str, *, at: datetime | None = None, delay: Duration = 0) -> None:
         """Give a pending task a new maturity: see `TaskQueue.reschedule`."""

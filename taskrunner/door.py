@@ -9,10 +9,11 @@ from typing import Any
 
 from taskrunner import db
 from taskrunner.access import database
-from taskrunner.admission import Many, One
+from taskrunner.admission import Many, One, Whole
 from taskrunner.durations import as_delay
 from taskrunner.errors import InvalidArgument
-from taskrunner.intake import Options, check_key, check_tenant, compose, compose_many
+from taskrunner.flow import Step, lay_out
+from taskrunner.intake import Options, as_after, check_key, check_tenant, compose, compose_many
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
 from taskrunner.registry import registry as declared
@@ -82,10 +83,20 @@ class Door:
             raise InvalidArgument(f"this door is the tenant {self._bound}'s: queues are everybody's, use one without")
         return self._find_url()
 
-    def _one(self, task: Any, options: Options, idempotency_key: str | None) -> One:
+    def _one(
+        self, task: Any, options: Options, idempotency_key: str | None, after: Any = None, mode: str = "fail"
+    ) -> One:
+        placed = as_after(after, mode)
         self._tenant_of(options.tenant)
         row = compose(self._registry, task, options, self._tenant)
-        return One(self._registry, row, self._idempotency(idempotency_key))
+        if placed is not None and row.id in placed.parents:
+            raise InvalidArgument(f"after= names the task itself, {row.id}: a task cannot wait for its own end")
+        return One(self._registry, row, self._idempotency(idempotency_key), placed)
+
+    def _whole(self, flow: Step, tenant: str | None) -> Whole:
+        tasks, edges = lay_out(flow)
+        owner = self._tenant_of(tenant) or self._tenant
+        return Whole(self._registry, compose_many(self._registry, tasks, timedelta(0), owner), edges)
 
     def _many(self, tasks: Iterable[Any], spacing: Duration, tenant: str | None) -> Many:
         batch = compose_many(

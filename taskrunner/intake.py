@@ -10,10 +10,12 @@ from uuid import UUID
 
 from taskrunner.durations import as_delay
 from taskrunner.errors import InvalidArgument
+from taskrunner.flow import check_mode
 from taskrunner.jsonvalue import check_text, dump_json
 from taskrunner.payload import dump
 from taskrunner.registry import Registry, TaskType, unique_key
-from taskrunner.store.enqueue import NewTask
+from taskrunner.store.enqueue import Enqueued, NewTask
+from taskrunner.store.flow import After
 from taskrunner.store.fresh import Batch, Kind
 from taskrunner.task import Task, dispatch
 
@@ -131,6 +133,23 @@ def as_id(value: UUID | str) -> UUID:
         return UUID(value)
     except (ValueError, AttributeError, TypeError):
         raise InvalidArgument(f"{_shown(value)} is no task id: an id is a UUID, as `enqueue` prints it") from None
+
+
+def as_after(after: Any, on_parent_failure: str) -> After | None:
+    """Return what a task comes after: ids, answers of `add`, or tasks, one or several; None for none.
+
+    Raises: `InvalidArgument` for what is none of these, and for an unknown `on_parent_failure`.
+    """
+    mode = check_mode(on_parent_failure)
+    if after is None:
+        return None
+    one = isinstance(after, UUID | str | Enqueued | Task) or not isinstance(after, Iterable)
+    parents = tuple(dict.fromkeys(_parent(parent) for parent in ([after] if one else after)))
+    return After(parents, mode) if parents else None
+
+
+def _parent(given: Any) -> UUID:
+    return given.id if isinstance(given, Enqueued | Task) else as_id(given)
 
 
 def _instant(options: Options) -> datetime:

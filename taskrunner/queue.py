@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg.errors import UniqueViolation
+from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg_pool import ConnectionPool
 from uuid_utils.compat import uuid7
 
@@ -25,10 +25,12 @@ from taskrunner.db import Work, run
 from taskrunner.door import POOL_SIZE, Door, Duration
 from taskrunner.durations import as_delay
 from taskrunner.errors import DatabaseUnreachable
+from taskrunner.flow import OnParentFailure, Step
 from taskrunner.herald import Herald
 from taskrunner.intake import OnConflict, Options, as_id
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
+from taskrunner.store import flow as flows
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
 from taskrunner.tenancy import borrowing, own, run_as
@@ -95,6 +97,8 @@ class TaskQueue(Door):
         for _ in range(POOL_SIZE):
             try:
                 return self._once(own(make(), of, self._bound), tenant=self._bound)
+            except DeadlockDetected:
+                continue  # it was rolled back whole: flows that meet crosswise
             except DatabaseUnreachable as error:
                 refuse_repeat(error)
                 self._pool.check()
@@ -126,17 +130,21 @@ class TaskQueue(Door):
         tenant: str | None = None,
         max_retries: int | None = None,
         meta: Mapping[str, Any] | None = None,
+        after: Any = None,
+        on_parent_failure: OnParentFailure = "fail",
         connection: Any = None,
     ) -> Enqueued:
         """Store one task and return its id; when it returns, the task is safe (with `connection=`, once you commit).
 
         A live task of the same unique key, or an earlier one of the same `idempotency_key`, answers with its id
         and `created=False`; `on_conflict="error"` raises `Conflict` instead.
+        With `after=` (ids, or what `add` returned) it is blocked until those have succeeded; `on_parent_failure` says
+        what it does when one of them fails: `fail` too, `run` all the same, or `wait` until that one is requeued.
         Raises: `UnknownType`, `PayloadInvalid`, `InvalidArgument`: nothing is stored then.
         """
         check_on_conflict(on_conflict)
         options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
-        asked = self._one(task, options, idempotency_key)
+        asked = self._one(task, options, idempotency_key, after, on_parent_failure)
         return asked.answer(self._admit(asked, connection), on_conflict)
 
     def add_many(
@@ -145,6 +153,13 @@ class TaskQueue(Door):
         """Store all tasks or none, in one transaction; `spacing` gives them maturities 0, s, 2 s … from now."""
         asked = self._many(tasks, spacing, tenant)
         return self._admit(asked, connection) if asked.batch.ids else []
+
+    def add_flow(self, flow: Step, *, tenant: str | None = None, connection: Any = None) -> list[UUID]:
+        """Store all tasks of a flow or none; returns their ids in the order in which they stand in it.
+
+        Raises as `add`, and `Conflict` where one of them has a key that a live task has.
+        """
+        return [answer.id for answer in self._admit(self._whole(flow, tenant), connection)]
 
     def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
         try:
@@ -178,6 +193,22 @@ class TaskQueue(Door):
         """Make a pending task due now, or requeue a dead one; returns the id to look for. Raises as `cancel`."""
         id_, new_id = as_id(id_), uuid7()
         return self._run(lambda: steering.retry_now(id_, new_id), of=id_)
+
+    def cancel_flow(self, id_: UUID | str) -> dict[UUID, str]:
+        """Cancel all tasks connected with this one that have not ended; returns what became of each, as `cancel`.
+
+        Raises: `NotFound`, `Conflict` when all of them have ended.
+        """
+        id_ = as_id(id_)
+        return self._run(lambda: flows.cancel_flow(id_), lambda: flows.cancel_flow(id_, repeated=True), of=id_)
+
+    def retry_flow(self, id_: UUID | str) -> dict[UUID, UUID]:
+        """Requeue all dead tasks connected with this one, to run in their order; returns the new ids by the old.
+
+        Raises: `NotFound`, `Conflict` when none of them is dead or a key is taken again.
+        """
+        id_ = as_id(id_)
+        return self._run(lambda: flows.retry_flow(id_), lambda: flows.retry_flow(id_, repeated=True), of=id_)
 
     def reschedule(self, id_: UUID | str, *, at: datetime | None = None, delay: Duration = 0) -> None:
         """Give a pending task a new maturity. Raises as `cancel`."""

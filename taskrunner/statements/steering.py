@@ -71,7 +71,7 @@ WITH letter AS MATERIALIZED (
 SELECT f.id, f.queue, f.priority, 0::float8 AS due_in, f.type FROM fresh f
 """
 
-DELETE_DEAD = "DELETE FROM taskrunner.dead_letter d WHERE d.id = %(id)s RETURNING d.id"
+DELETE_DEAD = "DELETE FROM taskrunner.dead_letter d WHERE d.id = %(id)s RETURNING d.id, d.type"
 
 # Where a task is now, for the message of a conflict; and its key's holder, for a requeue.
 STATE = """

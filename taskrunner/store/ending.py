@@ -88,13 +88,14 @@ def leave(ended: Sequence[Ended], runner_id: UUID = NOBODY, *, patience: timedel
         yield Op(sql.PATIENCE, {"milliseconds": str(round(patience.total_seconds() * 1000))}, nothing)
     while parents:
         failed = [task for task in parents if task.state in _FAILED]
-        fallen: list[Ended] = (yield _fail(failed, runner_id)) if failed else []
+        fallen: list[Ended] = (yield fail(failed, runner_id)) if failed else []
         due += yield _unblock([task.id for task in parents if task.state not in _FAILED], [task.id for task in failed])
         parents = [task for task in fallen if task.has_children]
     return due
 
 
-def _fail(failed: Sequence[Ended], runner_id: UUID) -> Op[list[Ended]]:
+def fail(failed: Sequence[Ended], runner_id: UUID) -> Op[list[Ended]]:
+    """End the blocked children that fail with these parents; returns them, who may have children of their own."""
     params = {
         "failed": [task.id for task in failed],
         "types": [task.type for task in failed],

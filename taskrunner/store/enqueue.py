@@ -172,13 +172,13 @@ def _insert(
 def _take_back_ended(ids: list[UUID]) -> Steps[set[UUID]]:
     if not ids:
         return set()
-    ended = set((yield Op(sql.ALREADY_ENDED, {"ids": ids, "since": _since(ids)}, column)))
+    ended = set((yield Op(sql.ALREADY_ENDED, {"ids": ids, "since": ended_since(ids)}, column)))
     if ended:
         yield Op(sql.TAKE_BACK, {"ids": list(ended)}, column)
     return ended
 
 
-def _since(ids: Collection[UUID]) -> datetime:
+def ended_since(ids: Collection[UUID]) -> datetime:
     """Return a day before the oldest id was made: no task with such an id ended earlier.
 
     A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7); any other id could be of any age. The day is
@@ -220,5 +220,5 @@ def _incumbent_params(tasks: Sequence[NewTask], aliases: Mapping[str, Sequence[s
         "schedule_ids": [task.schedule_id for task in tasks],
         "tick_ats": [task.tick_at for task in tasks],
         "aliases": json.dumps(aliases),
-        "since": _since(ids),
+        "since": ended_since(ids),
     }

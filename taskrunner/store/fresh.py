@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -64,10 +64,17 @@ class Batch:
 
     def dues(self) -> list[Due]:
         """Return the first task of each kind."""
-        return [
-            Due(self.ids[kind.first], kind.queue, kind.priority, (self.spacing * kind.first).total_seconds(), kind.type)
-            for kind in self.kinds
-        ]
+        return [self._due(kind, kind.first) for kind in self.kinds]
+
+    def dues_of(self, numbers: Iterable[int]) -> list[Due]:
+        """Return the first task of each kind among these."""
+        first: dict[int, int] = {}
+        for number in numbers:
+            first.setdefault(self.places[number], number)
+        return [self._due(self.kinds[place - 1], number) for place, number in first.items()]
+
+    def _due(self, kind: Kind, number: int) -> Due:
+        return Due(self.ids[number], kind.queue, kind.priority, (self.spacing * number).total_seconds(), kind.type)
 
 
 def insert(task: NewTask) -> Op[Stored]:

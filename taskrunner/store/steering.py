@@ -10,7 +10,7 @@ from uuid import UUID
 from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.errors import Conflict, NotFound, TaskrunnerError
 from taskrunner.statements import steering as sql
-from taskrunner.store import ending
+from taskrunner.store import ending, flow
 from taskrunner.store.task import Due, announce
 
 CANCEL_CHANNEL = "taskrunner_cancel"
@@ -79,7 +79,8 @@ def requeue(id_: UUID, new_id: UUID) -> Steps[UUID]:
     """
     fresh = yield Op(sql.REQUEUE, {"id": id_, "new_id": new_id}, _dues)
     if fresh:
-        yield announce(fresh)
+        if not (yield from flow.inherit({id_: new_id})):
+            yield announce(fresh)
         return new_id
     where = yield from _where(id_)
     if where is not None and where.requeued_as == new_id:
@@ -89,9 +90,14 @@ def requeue(id_: UUID, new_id: UUID) -> Steps[UUID]:
 
 def delete_dead(id_: UUID) -> Steps[UUID]:
     """Delete a dead letter for good. Raises: `NotFound`; `Conflict` naming the state of a task that is not dead."""
-    gone = yield Op(sql.DELETE_DEAD, {"id": id_}, column)
+    gone = yield Op(sql.DELETE_DEAD, {"id": id_}, list)
     if not gone:
         raise _refusal(id_, (yield from _where(id_)), "deleted")
+    # Who has waited for it to be requeued waits for nothing; other children had their say when it died.
+    fallen = yield ending.fail([ending.Ended(id_, gone[0][1], "cancelled", True)], ending.NOBODY)
+    due = yield from ending.leave(fallen)
+    if due:
+        yield announce(due)
     return id_
 
 
