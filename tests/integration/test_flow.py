@@ -307,8 +307,8 @@ def test_a_flow_whose_reply_is_lost_is_there_once(
     once = queue._once
     replies = iter([True])
 
-    def losing(*given: Any) -> Any:
-        answer = once(*given)
+    def losing(*given: Any, **named: Any) -> Any:
+        answer = once(*given, **named)
         if next(replies, False):
             raise DatabaseUnreachable("the reply is lost")
         return answer
