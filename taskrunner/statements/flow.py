@@ -4,7 +4,7 @@ Whoever adds a child updates its live parents first, in the order of their ids, 
 committed: see `ending`. A parent that is not live then has ended, and a new statement finds out how.
 """
 
-from taskrunner.statements.cycle import COUNTED
+from taskrunner.statements.cycle import COUNTED, TOLD
 
 # The live ones of these are parents from now on; by the primary key. The rest have ended: none ends while we hold this.
 MARK_PARENTS = """
@@ -116,6 +116,9 @@ WITH locked AS MATERIALIZED (
            g.crashes, g.max_retries, g.tenant, g.queue, g.type, 'cancelled', NULL, g.unique_key, g.requeued_from,
            g.schedule_id, g.tick_at, g.payload, g.meta, g.errors, g.progress, NULL
       FROM gone g
+     WHERE """
+    + TOLD
+    + """
     RETURNING id, tenant, queue, type, state AS outcome, 0::float8 AS run_seconds, 0::float8 AS wait_seconds
 ), """
     + COUNTED
