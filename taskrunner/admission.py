@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 from psycopg.errors import UniqueViolation
 from psycopg_pool import PoolTimeout
 
-from taskrunner.db import Op, Steps, Work
+from taskrunner.db import Op, Steps, Work, nothing
 from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument
 from taskrunner.flow import Edge
 from taskrunner.intake import OnConflict, aliases_of
 from taskrunner.registry import Registry
+from taskrunner.statements.enqueue import PATIENCE
 from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask, Stored, store
 from taskrunner.store.flow import After, add_flow, placed
 from taskrunner.store.fresh import Batch, insert, insert_all, note_repeats
+from taskrunner.store.replacement import replace
 from taskrunner.store.task import announce
 
 Entry = Callable[[], Work[Stored]]
+CHOICES: tuple[str, ...] = get_args(OnConflict)
 
 
 class Admission(Protocol):
@@ -40,24 +43,42 @@ class One(Admission):
     task: NewTask
     idempotency: Idempotency | None = None
     after: After | None = None
+    on_conflict: OnConflict = "skip"
+    patience: float = 0  # seconds to wait for a key that somebody's open transaction holds; 0: as the session does
+
+    def on(self, on_conflict: OnConflict, patience: float) -> None:
+        """Say what becomes of it where its key is taken. Raises: `InvalidArgument` for what is no choice for it."""
+        if on_conflict not in CHOICES:
+            raise InvalidArgument(f"on_conflict must be {' or '.join(map(repr, CHOICES))}, not {on_conflict!r}")
+        if on_conflict == "replace" and self.task.unique_key is None:
+            raise InvalidArgument("on_conflict='replace' needs key=…, or a type that is unique by itself")
+        if on_conflict == "replace" and self.after is not None:
+            raise InvalidArgument("on_conflict='replace' cannot go with after=: the task that is there has its own")
+        self.on_conflict, self.patience = on_conflict, patience
 
     def first(self) -> Work[Stored]:
         """Return the plain insert, if neither the id nor a key can be there already."""
         if self.task.fresh and self.task.unique_key is None and self.idempotency is None and self.after is None:
             return insert(self.task)
-        return self._placed(_looking(self.registry, [self.task], self.idempotency, fresh=self.task.fresh))
+        return _patiently(self.patience, self._placed(self._keyed(fresh=self.task.fresh)))
 
     def again(self) -> Work[Stored]:
         """Return the insert that looks everywhere."""
-        return self._placed(_looking(self.registry, [self.task], self.idempotency))
+        return _patiently(self.patience, self._placed(self._keyed(fresh=False)))
 
     def _placed(self, storing: Steps[Stored]) -> Steps[Stored]:
         return storing if self.after is None else placed(storing, self.task, self.after)
 
-    def answer(self, answers: list[Enqueued], on_conflict: OnConflict) -> Enqueued:
+    def _keyed(self, *, fresh: bool) -> Steps[Stored]:
+        if self.on_conflict != "replace":
+            return _looking(self.registry, [self.task], self.idempotency, fresh=fresh)
+        aliases = aliases_of(self.registry, [self.task.type])
+        return replace(self.task, aliases=aliases, idempotency=self.idempotency, fresh=fresh)
+
+    def answer(self, answers: list[Enqueued]) -> Enqueued:
         """Return the answer. Raises: `Conflict` where another task has the key, if that is to be an error."""
         (answer,) = answers
-        if on_conflict == "error" and answer.id != self.task.id:  # the same id is this very enqueue, repeated
+        if self.on_conflict == "error" and answer.id != self.task.id:  # the same id is this very enqueue, repeated
             raise Conflict(f"a live {self.task.type} has this key: task {answer.id}")
         return answer
 
@@ -68,16 +89,17 @@ class Many(Admission):
 
     registry: Registry
     batch: Batch
+    patience: float = 0
 
     def first(self) -> Work[Stored]:
         """Return the plain insert, if no id and no key can be there already."""
         if self.batch.fresh and not self.batch.keys:
             return insert_all(self.batch)
-        return _looking(self.registry, self.batch.rows(), fresh=self.batch.fresh)
+        return _patiently(self.patience, _looking(self.registry, self.batch.rows(), fresh=self.batch.fresh))
 
     def again(self) -> Work[Stored]:
         """Return the insert that looks everywhere."""
-        return _looking(self.registry, self.batch.rows())
+        return _patiently(self.patience, _looking(self.registry, self.batch.rows()))
 
 
 @dataclass(slots=True)
@@ -109,12 +131,6 @@ def within(work: Work[Stored]) -> Steps[Stored]:
     return stored
 
 
-def check_on_conflict(on_conflict: str) -> None:
-    """Raise `InvalidArgument` for what is none of the choices."""
-    if on_conflict not in ("skip", "error"):
-        raise InvalidArgument(f"on_conflict must be 'skip' or 'error', not {on_conflict!r}")
-
-
 def refuse_repeat(error: DatabaseUnreachable) -> None:
     """Raise the error again when no connection was to be had in time: another wait would bring nothing."""
     if isinstance(error.__cause__, PoolTimeout):
@@ -125,6 +141,12 @@ def refuse_other(error: UniqueViolation) -> None:
     """Raise the error again unless it says that somebody has added the same task meanwhile."""
     if error.diag.constraint_name != "task_pkey":
         raise error
+
+
+def _patiently(seconds: float, steps: Steps[Stored]) -> Steps[Stored]:
+    if seconds:
+        yield Op(PATIENCE, {"milliseconds": str(round(seconds * 1000))}, nothing)
+    return (yield from steps)
 
 
 def _looking(

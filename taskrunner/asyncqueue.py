@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
 from taskrunner import db, fairness, reads
-from taskrunner.admission import Admission, Entry, check_on_conflict, refuse_other, refuse_repeat, within
+from taskrunner.admission import Admission, Entry, refuse_other, refuse_repeat, within
 from taskrunner.awaiting import AsyncAwaiting
 from taskrunner.borrowed import async_connection
 from taskrunner.db import Work, arun
@@ -25,12 +25,13 @@ from taskrunner.durations import as_delay
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.flow import OnParentFailure, Step
 from taskrunner.herald import AsyncHerald
-from taskrunner.intake import OnConflict, Options, as_id
+from taskrunner.intake import OnConflict, Options, as_id, held
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
 from taskrunner.store import flow as flows
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
+from taskrunner.store.replacement import live_of
 from taskrunner.tenancy import arun_as, borrowing, own
 from taskrunner.waiting import found, result_of
 
@@ -105,7 +106,8 @@ class AsyncTaskQueue(Door):
             with db.translated():
                 raise
         try:
-            return await arun_as(conn, work, tenant)
+            with self._patient():
+                return await arun_as(conn, work, tenant)
         finally:
             await self._pool.putconn(conn)
 
@@ -128,16 +130,17 @@ class AsyncTaskQueue(Door):
         connection: Any = None,
     ) -> Enqueued:
         """Store one task: see `TaskQueue.add`."""
-        check_on_conflict(on_conflict)
         options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
         asked = self._one(task, options, idempotency_key, after, on_parent_failure)
-        return asked.answer(await self._admit(asked, connection), on_conflict)
+        asked.on(on_conflict, self._patience(connection))
+        return asked.answer(await self._admit(asked, connection))
 
     async def add_many(
         self, tasks: Iterable[Any], *, spacing: Duration = 0, tenant: str | None = None, connection: Any = None
     ) -> list[Enqueued]:
         """Store all tasks or none: see `TaskQueue.add_many`."""
         asked = self._many(tasks, spacing, tenant)
+        asked.patience = self._patience(connection)
         return await self._admit(asked, connection) if asked.batch.ids else []
 
     async def add_flow(self, flow: Step, *, tenant: str | None = None, connection: Any = None) -> list[UUID]:
@@ -162,7 +165,8 @@ class AsyncTaskQueue(Door):
     async def get(self, id_: UUID | str) -> TaskView:
         """Return the task as it is now: see `TaskQueue.get`."""
         id_ = as_id(id_)
-        return found(self._seen(await self._run(lambda: reads.task_by_id(id_))), id_)
+        view = await self._run(lambda: reads.task_by_id(id_))
+        return found(self._seen(view or await self._run(lambda: reads.successor_by_id(id_))), id_)
 
     async def cancel(self, id_: UUID | str) -> str:
         """Cancel a task: see `TaskQueue.cancel`."""
@@ -197,6 +201,22 @@ class AsyncTaskQueue(Door):
             lambda: steering.cancel(id_, running=False, repeated=True),
             of=id_,
         )
+
+    async def get_by_key(self, task: Any, key: str | None = None, *, tenant: str | None = None) -> TaskView:
+        """Return the live task of a key: see `TaskQueue.get_by_key`."""
+        return await self.get(await self._held(task, key, tenant))
+
+    async def cancel_by_key(self, task: Any, key: str | None = None, *, tenant: str | None = None) -> str:
+        """Cancel the live task of a key: see `TaskQueue.cancel_by_key`."""
+        return await self.cancel(await self._held(task, key, tenant))
+
+    async def delete_by_key(self, task: Any, key: str | None = None, *, tenant: str | None = None) -> None:
+        """Take back the pending task of a key: see `TaskQueue.delete_by_key`."""
+        await self.delete(await self._held(task, key, tenant))
+
+    async def _held(self, task: Any, key: str | None, tenant: str | None) -> UUID:
+        place = self._place(task, key, tenant)
+        return held(await self._run(lambda: live_of(place)), place)
 
     async def wait(self, id_: UUID | str | Any, timeout: Duration | None = None) -> TaskView:
         """Return the task once it has ended: see `TaskQueue.wait`."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
+
+from psycopg.errors import LockNotAvailable
 
 from taskrunner import db
 from taskrunner.access import database
 from taskrunner.admission import Many, One, Whole
 from taskrunner.durations import as_delay
-from taskrunner.errors import InvalidArgument
+from taskrunner.errors import Conflict, InvalidArgument
 from taskrunner.flow import Step, lay_out
-from taskrunner.intake import Options, as_after, check_key, check_tenant, compose, compose_many
+from taskrunner.intake import Options, as_after, check_key, check_tenant, compose, compose_many, place_of
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
 from taskrunner.registry import registry as declared
 from taskrunner.settings import Settings, load
 from taskrunner.store.enqueue import Idempotency
+from taskrunner.store.replacement import Place
 
 Duration = timedelta | float
 
@@ -31,6 +34,9 @@ class Door:
 
     patience: float = 10
     """Seconds to wait for a connection."""
+
+    lock_patience: float = 5
+    """Seconds that an enqueue waits for a key that somebody's open transaction holds."""
 
     def __init__(
         self, url: str | None, *, tenant: str | None, registry: Registry | None, settings: Settings | None = None
@@ -97,6 +103,24 @@ class Door:
         tasks, edges = lay_out(flow)
         owner = self._tenant_of(tenant) or self._tenant
         return Whole(self._registry, compose_many(self._registry, tasks, timedelta(0), owner), edges)
+
+    def _place(self, task: Any, key: str | None, tenant: str | None) -> Place:
+        return place_of(self._registry, task, key, self._tenant_of(tenant) or self._tenant)
+
+    def _patience(self, connection: Any) -> float:
+        """Return how long an enqueue waits for a key; in a transaction of the caller's he decides: 0."""
+        return self.lock_patience if connection is None else 0
+
+    @contextmanager
+    def _patient(self) -> Iterator[None]:
+        """Raise `Conflict` for a lock that was not to be had in time."""
+        try:
+            yield
+        except LockNotAvailable as error:
+            raise Conflict(
+                f"somebody's open transaction holds this key, or its task, and has not ended within "
+                f"{self.lock_patience:g} s: try again later"
+            ) from error
 
     def _many(self, tasks: Iterable[Any], spacing: Duration, tenant: str | None) -> Many:
         batch = compose_many(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from taskrunner.durations import as_delay
-from taskrunner.errors import InvalidArgument
+from taskrunner.errors import InvalidArgument, NotFound
 from taskrunner.flow import check_mode
 from taskrunner.jsonvalue import check_text, dump_json
 from taskrunner.payload import dump
@@ -17,9 +17,10 @@ from taskrunner.registry import Registry, TaskType, unique_key
 from taskrunner.store.enqueue import Enqueued, NewTask
 from taskrunner.store.flow import After
 from taskrunner.store.fresh import Batch, Kind
+from taskrunner.store.replacement import Place
 from taskrunner.task import Task, dispatch
 
-OnConflict = Literal["skip", "error"]
+OnConflict = Literal["skip", "replace", "error"]
 _INT32 = 2**31
 _NO_ID = UUID(int=0)
 
@@ -111,6 +112,28 @@ def aliases_of(registry: Registry, types: Iterable[str]) -> dict[str, Sequence[s
     """Return the older names under which live tasks of these types may be queued."""
     kinds: Iterable[TaskType] = (registry.get(name) for name in set(types))
     return {kind.name: kind.aliases for kind in kinds if kind.aliases}
+
+
+def place_of(registry: Registry, task: Task | type[Task] | str, key: str | None, tenant: str) -> Place:
+    """Return where to find a type's live task by its `key`; of a type that is unique by itself, by the type or a task.
+
+    Raises: `UnknownType`, `InvalidArgument`.
+    """
+    kind = registry.get(task) if isinstance(task, str) else registry.of(task)
+    taken = unique_key(kind, task if isinstance(task, Task) else None, key)
+    if taken is not None:
+        return Place(_name("tenant", tenant), [kind.name, *kind.aliases], taken)
+    if isinstance(kind.unique, tuple):
+        example = f"{kind.cls.__name__}({', '.join(f'{name}=…' for name in kind.unique)})"
+        raise InvalidArgument(f"{kind.name} is unique by fields: give a task with them, as in {example}")
+    raise InvalidArgument(f"{kind.name} is not unique by itself: give a key")
+
+
+def held(id_: UUID | None, place: Place) -> UUID:
+    """Return the live task that was looked for by its key. Raises: `NotFound`."""
+    if id_ is None:
+        raise NotFound(f"no live {place.types[0]} of tenant {place.tenant!r} has the key {place.unique_key!r}")
+    return id_
 
 
 def check_key(name: str, key: str) -> str:

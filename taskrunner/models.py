@@ -298,6 +298,7 @@ class IdempotencyKey(Table, table=True):
     __table_args__ = (
         PrimaryKeyConstraint("tenant", "type", "key", name="idempotency_key_pkey"),
         Index("idempotency_key_expiry", "expires_at"),
+        Index("idempotency_key_successor", "key", postgresql_where=text("starts_with(key, 'successor ')")),
     )
 
     tenant: str = _text(primary=True)

@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool
 from uuid_utils.compat import uuid7
 
 from taskrunner import db, fairness, reads
-from taskrunner.admission import Admission, Entry, check_on_conflict, refuse_other, refuse_repeat, within
+from taskrunner.admission import Admission, Entry, refuse_other, refuse_repeat, within
 from taskrunner.awaiting import Awaiting
 from taskrunner.borrowed import sync_connection
 from taskrunner.db import Work, run
@@ -27,12 +27,13 @@ from taskrunner.durations import as_delay
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.flow import OnParentFailure, Step
 from taskrunner.herald import Herald
-from taskrunner.intake import OnConflict, Options, as_id
+from taskrunner.intake import OnConflict, Options, as_id, held
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
 from taskrunner.store import flow as flows
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
+from taskrunner.store.replacement import live_of
 from taskrunner.tenancy import borrowing, own, run_as
 from taskrunner.waiting import found, result_of
 
@@ -112,7 +113,8 @@ class TaskQueue(Door):
             with db.translated():
                 raise
         try:
-            return run_as(conn, work, tenant)
+            with self._patient():
+                return run_as(conn, work, tenant)
         finally:
             self._pool.putconn(conn)
 
@@ -137,21 +139,23 @@ class TaskQueue(Door):
         """Store one task and return its id; when it returns, the task is safe (with `connection=`, once you commit).
 
         A live task of the same unique key, or an earlier one of the same `idempotency_key`, answers with its id
-        and `created=False`; `on_conflict="error"` raises `Conflict` instead.
+        and `created=False`; `on_conflict="error"` raises `Conflict` instead, `"replace"` gives the live one the new
+        work: at once if it waits, else as its successor, which runs after it and whose id answers (`replaced=True`).
         With `after=` (ids, or what `add` returned) it is blocked until those have succeeded; `on_parent_failure` says
         what it does when one of them fails: `fail` too, `run` all the same, or `wait` until that one is requeued.
         Raises: `UnknownType`, `PayloadInvalid`, `InvalidArgument`: nothing is stored then.
         """
-        check_on_conflict(on_conflict)
         options = Options(delay, at, priority, queue, key, tenant, max_retries, meta or {})
         asked = self._one(task, options, idempotency_key, after, on_parent_failure)
-        return asked.answer(self._admit(asked, connection), on_conflict)
+        asked.on(on_conflict, self._patience(connection))
+        return asked.answer(self._admit(asked, connection))
 
     def add_many(
         self, tasks: Iterable[Any], *, spacing: Duration = 0, tenant: str | None = None, connection: Any = None
     ) -> list[Enqueued]:
         """Store all tasks or none, in one transaction; `spacing` gives them maturities 0, s, 2 s … from now."""
         asked = self._many(tasks, spacing, tenant)
+        asked.patience = self._patience(connection)
         return self._admit(asked, connection) if asked.batch.ids else []
 
     def add_flow(self, flow: Step, *, tenant: str | None = None, connection: Any = None) -> list[UUID]:
@@ -179,7 +183,8 @@ class TaskQueue(Door):
     def get(self, id_: UUID | str) -> TaskView:
         """Return the task as it is now, live or ended. Raises: `NotFound`."""
         id_ = as_id(id_)
-        return found(self._seen(self._run(lambda: reads.task_by_id(id_))), id_)
+        view = self._run(lambda: reads.task_by_id(id_))
+        return found(self._seen(view or self._run(lambda: reads.successor_by_id(id_))), id_)
 
     def cancel(self, id_: UUID | str) -> str:
         """Cancel a pending task (`cancelled`), or ask the runner of a running one to stop it (`requested`).
@@ -223,6 +228,26 @@ class TaskQueue(Door):
             lambda: steering.cancel(id_, running=False, repeated=True),
             of=id_,
         )
+
+    def get_by_key(self, task: Any, key: str | None = None, *, tenant: str | None = None) -> TaskView:
+        """Return the live task of a key: of a type, given as its class or name, and the `key` that it was added with.
+
+        For types that are unique by themselves the type alone, or a task with the fields that count.
+        Raises: `NotFound`, `UnknownType`, `InvalidArgument`.
+        """
+        return self.get(self._held(task, key, tenant))
+
+    def cancel_by_key(self, task: Any, key: str | None = None, *, tenant: str | None = None) -> str:
+        """Cancel the live task of a key: see `get_by_key`, `cancel`. A running one's successor comes all the same."""
+        return self.cancel(self._held(task, key, tenant))
+
+    def delete_by_key(self, task: Any, key: str | None = None, *, tenant: str | None = None) -> None:
+        """Take back the pending task of a key: see `get_by_key` and `delete`."""
+        self.delete(self._held(task, key, tenant))
+
+    def _held(self, task: Any, key: str | None, tenant: str | None) -> UUID:
+        place = self._place(task, key, tenant)
+        return held(self._run(lambda: live_of(place)), place)
 
     def wait(self, id_: UUID | str | Any, timeout: Duration | None = None) -> TaskView:
         """Return the task once it has ended, however: given by id, or by what `add` returned.

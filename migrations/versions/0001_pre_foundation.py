@@ -225,6 +225,7 @@ CREATE TABLE taskrunner.idempotency_key (
     CONSTRAINT idempotency_key_pkey PRIMARY KEY (tenant, type, key)
 );
 CREATE INDEX idempotency_key_expiry ON taskrunner.idempotency_key (expires_at);
+CREATE INDEX idempotency_key_successor ON taskrunner.idempotency_key (key) WHERE starts_with(key, 'successor ');
 CREATE TABLE taskrunner.queue_settings (
     queue TEXT NOT NULL,
     paused BOOLEAN DEFAULT false NOT NULL,

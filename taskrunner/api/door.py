@@ -34,6 +34,7 @@ class Door(AsyncTaskQueue):
     """An `AsyncTaskQueue` that may be opened while the database is away, and answers within `LIMIT` all the same."""
 
     patience = 2
+    lock_patience = 3
 
     def __init__(self, settings: Settings, registry: Registry, url: str) -> None:
         super().__init__(url, tenant=None, registry=registry, settings=settings)

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
-from taskrunner.reads.tasks import ROOM, dead_letter_by_id, dead_letters, ended_tasks, list_tasks, task_by_id
+from taskrunner.reads.tasks import (
+    ROOM,
+    dead_letter_by_id,
+    dead_letters,
+    ended_tasks,
+    list_tasks,
+    successor_by_id,
+    task_by_id,
+)
 from taskrunner.reads.views import (
     Counts,
     DeadView,
@@ -47,6 +55,7 @@ __all__ = [
     "schedules",
     "stats",
     "status",
+    "successor_by_id",
     "task_by_id",
     "unattended",
 ]

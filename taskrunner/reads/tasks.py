@@ -9,6 +9,7 @@ from uuid import UUID
 from taskrunner.db import Op, Row, Steps, scalar
 from taskrunner.reads.views import DeadView, Page, TaskFilter, TaskView
 from taskrunner.statements import reads as sql
+from taskrunner.statements.successor import FOLLOW
 from taskrunner.states import HISTORY, LIVE, State
 
 T = TypeVar("T", bound=TaskView)
@@ -17,6 +18,18 @@ ROOM = 50_000
 """Rows of one table that a page looks at, at most: some 50 ms, whatever it is asked for (docs/decisions/016)."""
 
 _TASK_FIELDS, _DEAD_FIELDS = tuple(TaskView.model_fields), tuple(DeadView.model_fields)
+_SUCCESSOR_FIELDS = ["type", "queue", "tenant", "priority", "payload", "maturity_at", "created_at", "meta"]
+_WAITING: dict[str, Any] = {
+    "state": State.PENDING,
+    "tries": 0,
+    "crashes": 0,
+    "started_at": None,
+    "finished_at": None,
+    "runner_id": None,
+    "errors": [],
+    "result": None,
+    "progress": None,
+}
 _OPEN = " AND t.requeued_as IS NULL"
 _PAGE = " ORDER BY t.id DESC LIMIT %(limit)s"
 _LAST = " ORDER BY t.id DESC OFFSET %(room)s - 1 LIMIT 1"
@@ -51,6 +64,21 @@ class Source(NamedTuple):
 def task_by_id(id_: UUID) -> Op[TaskView | None]:
     """Return a task in whatever state it is, a dead letter that was requeued included; None if nobody knows it."""
     return Op(sql.ONE, {"id": id_}, lambda rows: _views(rows)[0] if rows else None)
+
+
+def successor_by_id(id_: UUID) -> Steps[TaskView | None]:
+    """Return work that waits for a running task of the same key to end, as pending; None if nobody knows it.
+
+    If that task ran again and took the work over, it is returned, under its own id.
+    """
+    places = yield Op(FOLLOW, {"id": id_}, list)
+    if not places:
+        return None
+    place = places[0]
+    if place[1] is not None:
+        return TaskView(**_WAITING, **dict(zip(_SUCCESSOR_FIELDS, place[1:], strict=True)), id=id_)
+    come: TaskView | None = yield task_by_id(id_)
+    return come or (yield task_by_id(place[0]))
 
 
 def ended_tasks(ids: Collection[UUID]) -> Op[list[TaskView]]:

@@ -20,8 +20,8 @@ MAX_KEY = 255  # characters
 MAX_TEXT = 200  # characters; longer values are kept as their SHA-256, for the index's sake
 
 
-def unique_key(task_type: TaskType, task: Task, key: str | None = None) -> str | None:
-    """Return `type:`, `fields:<values>` or `key:<key>`; None if the task may exist any number of times.
+def unique_key(task_type: TaskType, task: Task | None, key: str | None = None) -> str | None:
+    """Return `type:`, `fields:<values>` or `key:<key>`; None for a type that is not unique, or without the `task`.
 
     Raises InvalidArgument for a key that is empty, longer than 255 characters or no storable text, and for a key on a
     type that is unique by itself.
@@ -30,7 +30,7 @@ def unique_key(task_type: TaskType, task: Task, key: str | None = None) -> str |
         return _by_key(task_type, key)
     if task_type.unique is True:
         return "type:"
-    return _by_fields(task, task_type.unique) if task_type.unique else None
+    return _by_fields(task, task_type.unique) if task_type.unique and task is not None else None
 
 
 def _by_key(task_type: TaskType, key: str) -> str:

@@ -1,5 +1,8 @@
 """The birth of a task in SQL: the insert, what makes a repeat of it safe, and the word to the runners."""
 
+# How long the statements that follow in this transaction wait for a key that an open transaction holds.
+PATIENCE = "SELECT set_config('lock_timeout', %(milliseconds)s, true)"
+
 # Keep the caller's idempotency key, unless it is taken and has not expired.
 KEEP_IDEMPOTENCY_KEY = """
 INSERT INTO taskrunner.idempotency_key AS k (tenant, type, key, task_id, expires_at)

@@ -1,6 +1,7 @@
 """Runners and their leases in SQL: join, beat, leave, and the rescue of what the dead have left."""
 
 from taskrunner.statements import cycle
+from taskrunner.statements.successor import TAKES_OVER
 
 JOIN = """
 INSERT INTO taskrunner.runner (id, kind, host, pid, queues, types, slots, version, started_at, lease_until)
@@ -117,6 +118,12 @@ WITH locked AS MATERIALIZED (
     UPDATE taskrunner.task t
        SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL,
            progress = NULL, crashes = coalesce(c.crashes, l.crashes),
+           tries = CASE WHEN t.successor IS NULL THEN t.tries ELSE 0 END,
+           maturity_at = CASE WHEN t.successor IS NULL THEN t.maturity_at
+                              ELSE (t.successor ->> 'maturity_at')::timestamptz END,
+       """
+    + TAKES_OVER
+    + """,
            errors = CASE WHEN c.id IS NULL THEN t.errors ELSE t.errors || jsonb_build_object(
                'at', taskrunner.clock(), 'runner', t.runner_id, 'traceback', NULL, 'message', 'its runner died') END
       FROM locked l LEFT JOIN charged c ON c.id = l.id

@@ -7,6 +7,7 @@ planner from the index task_running: see `cycle`.
 """
 
 from taskrunner.statements.cycle import COUNTED, TOLD
+from taskrunner.statements.successor import TAKES_OVER
 
 # A failed try: kept in errors (at most 100, the oldest go), back to pending with a new maturity.
 RETRY = (
@@ -23,24 +24,31 @@ WITH ending AS MATERIALIZED (
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 ), retried AS (
 UPDATE taskrunner.task t
-   SET state = 'pending', tries = t.tries + 1, runner_id = NULL, claimed_at = NULL, started_at = NULL,
-       deadline_at = NULL, progress = NULL, maturity_at = taskrunner.clock() + make_interval(secs => l.delay),
+   SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL, progress = NULL,
+       tries = CASE WHEN t.successor IS NULL THEN t.tries + 1 ELSE 0 END,
+       maturity_at = CASE WHEN t.successor IS NULL THEN taskrunner.clock() + make_interval(secs => l.delay)
+                          ELSE (t.successor ->> 'maturity_at')::timestamptz END,
+       """
+    + TAKES_OVER
+    + """,
        errors = (CASE WHEN jsonb_array_length(t.errors) >= 100 THEN t.errors - 0 ELSE t.errors END)
                 || (jsonb_build_object('at', taskrunner.clock(), 'runner', t.runner_id, 'try', t.tries + 1) || l.error)
   FROM locked l
  WHERE t.id = l.id
-RETURNING t.id, t.tenant, t.queue, t.type, t.priority, l.delay, l.run_seconds, l.wait_seconds
+RETURNING t.id, t.tenant, t.queue, t.type, t.priority, l.run_seconds, l.wait_seconds,
+          extract(epoch FROM t.maturity_at - taskrunner.clock())::float8 AS due_in
 ), ended AS (
     SELECT r.tenant, r.queue, r.type, 'retried' AS outcome, r.run_seconds, r.wait_seconds FROM retried r
 ), """
     + COUNTED
     + """
-SELECT r.id, r.queue, r.priority, r.delay AS due_in, r.type FROM retried r
+SELECT r.id, r.queue, r.priority, r.due_in, r.type FROM retried r
 """
 )
 
 # A new maturity by the task's own request: no try is counted, nothing is an error.
-SNOOZE = """
+SNOOZE = (
+    """
 WITH ending AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[], %(delays)s::float8[]) AS e(id, claim_no, delay)
 ), locked AS MATERIALIZED (
@@ -50,11 +58,17 @@ WITH ending AS MATERIALIZED (
 )
 UPDATE taskrunner.task t
    SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL,
-       maturity_at = taskrunner.clock() + make_interval(secs => l.delay)
+       tries = CASE WHEN t.successor IS NULL THEN t.tries ELSE 0 END,
+       maturity_at = CASE WHEN t.successor IS NULL THEN taskrunner.clock() + make_interval(secs => l.delay)
+                          ELSE (t.successor ->> 'maturity_at')::timestamptz END,
+       """
+    + TAKES_OVER
+    + """
   FROM locked l
  WHERE t.id = l.id
-RETURNING t.id, t.queue, t.priority, l.delay AS due_in, t.type
+RETURNING t.id, t.queue, t.priority, extract(epoch FROM t.maturity_at - taskrunner.clock())::float8 AS due_in, t.type
 """
+)
 
 # Out of retries: the whole row, with this last error, becomes a dead letter. What has children is left to `ending`.
 BURY = (
@@ -95,7 +109,8 @@ SELECT e.id FROM ended e
 )
 
 # Hand claims back unchanged: at drain, and for rows of a claim whose reply was lost.
-RELEASE = """
+RELEASE = (
+    """
 WITH locked AS MATERIALIZED (
     SELECT t.id FROM taskrunner.task t
       JOIN unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[]) AS e(id, claim_no) ON e.id = t.id
@@ -103,11 +118,18 @@ WITH locked AS MATERIALIZED (
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
 )
 UPDATE taskrunner.task t
-   SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL
+   SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL,
+       tries = CASE WHEN t.successor IS NULL THEN t.tries ELSE 0 END,
+       maturity_at = CASE WHEN t.successor IS NULL THEN t.maturity_at
+                          ELSE (t.successor ->> 'maturity_at')::timestamptz END,
+       """
+    + TAKES_OVER
+    + """
   FROM locked l
  WHERE t.id = l.id
 RETURNING t.id, t.queue, t.priority, date_part('epoch', t.maturity_at - taskrunner.clock()) AS due_in, t.type
 """
+)
 
 # Rows that carry this runner's id though it neither holds them nor has them in flight: a reply was lost.
 UNKNOWN = """

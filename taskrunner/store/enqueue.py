@@ -15,10 +15,14 @@ from taskrunner.store.task import Due, announce, dues
 
 
 class Enqueued(NamedTuple):
-    """What became of an enqueue: `created` is False when `id` names a task that was there already."""
+    """What became of an enqueue: `created` is False when `id` names a task that was there already.
+
+    `replaced`: the work was kept all the same, by that task in place of what it was to do, or for when it has ended.
+    """
 
     id: UUID
     created: bool
+    replaced: bool = False
 
 
 class Stored(NamedTuple):
@@ -95,14 +99,14 @@ def store(
     keys = _reservations(tasks) + ([(tasks[0], idempotency)] if idempotency is not None else [])
     answers: dict[UUID, Enqueued] = {}
     for task, key in keys:
-        if task.id not in answers and (earlier := (yield from _keep_key(task, key))) is not None:
+        if task.id not in answers and (earlier := (yield from keep_key(task, key))) is not None:
             answers[task.id] = Enqueued(earlier, created=False)
     known = {name: list(old) for name, old in (aliases or {}).items()}
     waiting = {task.id: task for task in tasks if task.id not in answers}
     inserted = yield from _insert(waiting, answers, known, fresh=fresh)
     for task, key in keys:
         if not answers[task.id].created:
-            yield from _give_up_key(task, key, answers[task.id].id)
+            yield from give_up_key(task, key, answers[task.id].id)
     seen: set[UUID] = set()
     return Stored([_answer(answers, task.id, seen) for task in tasks], inserted)
 
@@ -126,7 +130,7 @@ def _reservations(tasks: Sequence[NewTask]) -> list[tuple[NewTask, Idempotency]]
     return sorted(wanted, key=lambda pair: (pair[0].tenant, pair[0].type, pair[1].key))
 
 
-def _keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
+def keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
     kept = yield _key_op(sql.KEEP_IDEMPOTENCY_KEY, task, idempotency, retention=idempotency.retention)
     if kept is not None:
         return None
@@ -134,7 +138,7 @@ def _keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
     return earlier
 
 
-def _give_up_key(task: NewTask, idempotency: Idempotency, there: UUID) -> Steps[None]:
+def give_up_key(task: NewTask, idempotency: Idempotency, there: UUID) -> Steps[None]:
     """A task that was there answered: a caller's key stands for it from now on, a reservation is not renewed by it."""
     if task.id == there:
         return  # a repeat of the enqueue that took the key

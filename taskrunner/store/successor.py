@@ -1,11 +1,12 @@
-"""The work that takes the place of a task which was replaced while it ran."""
+"""Work that waits for the end of a running task of the same key: it comes when that ends, whatever the end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taskrunner.db import Steps
-from taskrunner.store.task import Due
+from taskrunner.db import Op, Steps
+from taskrunner.statements import successor as sql
+from taskrunner.store.task import Due, dues
 
 
 def take_over(successions: Sequence[str]) -> Steps[list[Due]]:
@@ -13,7 +14,7 @@ def take_over(successions: Sequence[str]) -> Steps[list[Due]]:
 
     Returns what is pending by it. A part of the transaction that ended the tasks: the unique key is free here.
     """
-    yield from ()
-    if successions:
-        raise NotImplementedError("nothing stores a successor yet")
-    return []
+    if not successions:
+        return []
+    come: list[Due] = yield Op(sql.COME, {"rows": list(successions)}, dues)
+    return come

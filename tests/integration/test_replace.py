@@ -1,0 +1,245 @@
+"""`on_conflict="replace"`: what waits gets the new work, what runs a successor; nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from taskrunner import register_task
+from taskrunner.errors import InvalidArgument
+from taskrunner.queue import TaskQueue
+from taskrunner.store import runner as runner_store
+from taskrunner.store import steering
+from taskrunner.store import task as store
+from taskrunner.store.enqueue import Enqueued
+from taskrunner.store.task import Ending
+from taskrunner.task import Task
+from tests.engine import Engine
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def note(engine: Engine) -> Any:
+    @register_task("Note")
+    class Note(Task):
+        n: int = 0
+
+        async def run(self) -> int:
+            return self.n
+
+    return Note
+
+
+def put(door: TaskQueue, task: Task, **options: Any) -> Enqueued:
+    return door.add(task, key="k", on_conflict="replace", **options)
+
+
+def row(engine: Engine, id_: UUID) -> dict[str, Any]:
+    (found,) = engine.rows("SELECT to_jsonb(t) FROM taskrunner.task t WHERE id = %s", id_)
+    return dict(found[0])
+
+
+def live(engine: Engine) -> int:
+    return int(engine.value("SELECT count(*) FROM taskrunner.task"))
+
+
+# ── one that waits ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_first_one_of_a_key_is_simply_added(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 15."""
+    with engine.door() as door:
+        added = put(door, note(n=1))
+    assert (added.created, added.replaced) == (True, False)
+    assert engine.view(added.id).payload == {"n": 1}
+
+
+def test_a_pending_task_gets_the_new_work_and_keeps_its_id(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 15."""
+    later = datetime(2030, 1, 1, tzinfo=UTC)
+    with engine.door() as door:
+        first = put(door, note(n=1), delay=HOUR)
+        again = put(door, note(n=2), at=later, priority=7, max_retries=9, meta={"a": 1}, queue="other")
+    assert again == Enqueued(first.id, created=False, replaced=True)
+    found = row(engine, first.id)
+    assert {name: found[name] for name in ("payload", "priority", "max_retries", "meta", "queue", "state")} == {
+        "payload": {"n": 2},
+        "priority": 7,
+        "max_retries": 9,
+        "meta": {"a": 1},
+        "queue": "other",
+        "state": "pending",
+    }
+    assert engine.view(first.id).maturity_at == later
+    assert live(engine) == 1
+
+
+def test_a_task_that_waits_for_a_retry_begins_afresh_with_the_new_work(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 15: its errors are kept, its tries are those of the new work."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        first = put(door, note(n=1))
+        (claim,) = engine.claim(runner, types=("Note",))
+        engine.retry(runner, claim, delay=3600)
+        put(door, note(n=2))
+    view = engine.view(first.id)
+    assert (view.tries, view.payload, len(view.errors)) == (0, {"n": 2}, 1)
+    assert engine.claim(runner, types=("Note",))[0].payload == '{"n": 2}', "the back-off was the old work's"
+
+
+def test_a_blocked_task_gets_the_new_work_and_stays_blocked(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 15."""
+    with engine.door() as door:
+        first = put(door, note(n=1))
+        engine.conn.execute("UPDATE taskrunner.task SET state = 'blocked'")
+        assert put(door, note(n=2)) == Enqueued(first.id, created=False, replaced=True)
+    view = engine.view(first.id)
+    assert (view.state, view.payload) == ("blocked", {"n": 2})
+
+
+def test_a_task_moved_to_a_fair_queue_stands_in_its_line(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 15, TEN 55."""
+    engine.conn.execute("INSERT INTO taskrunner.queue_settings (queue, fair) VALUES ('fair', true)")
+    with engine.door() as door:
+        first = put(door, note(n=1), tenant="acme")
+        put(door, note(n=2), tenant="acme", queue="fair")
+        assert row(engine, first.id)["fair_tenant"] == "acme"
+        put(door, note(n=3), tenant="acme")
+    assert row(engine, first.id)["fair_tenant"] is None
+
+
+def test_types_that_are_unique_by_themselves_can_be_replaced_too(engine: Engine) -> None:
+    """SPEC UNQ 13, 15."""
+
+    @register_task("Whole", unique=True, aliases=("Old",))
+    class Whole(Task):
+        n: int
+
+        async def run(self) -> None: ...
+
+    @register_task("Part", unique=("account",))
+    class Part(Task):
+        account: int
+        n: int
+
+        async def run(self) -> None: ...
+
+    (old,) = engine.add(type="Old", unique_key="type:")
+    with engine.door() as door:
+        assert door.add(Whole(n=1), on_conflict="replace") == Enqueued(old, created=False, replaced=True)
+        assert engine.view(old).payload == {"n": 1}, "a live task under an old name counts as the type"
+        first = door.add(Part(account=1, n=1))
+        assert door.add(Part(account=1, n=2), on_conflict="replace").id == first.id
+        assert door.add(Part(account=2, n=2), on_conflict="replace").created
+    assert engine.view(first.id).payload == {"account": 1, "n": 2}
+
+
+def test_a_replacement_without_a_key_is_refused(engine: Engine, note: Any) -> None:
+    with engine.door() as door:
+        with pytest.raises(InvalidArgument, match="needs key="):
+            door.add(note(), on_conflict="replace")
+        with pytest.raises(InvalidArgument, match="'skip' or 'replace' or 'error'"):
+            door.add(note(), key="k", on_conflict="replaces")  # type: ignore[arg-type]  # that is the point
+    assert live(engine) == 0
+
+
+def test_a_type_that_is_unique_for_a_time_is_replaced_while_it_is_live_only(engine: Engine) -> None:
+    """DESIGN 2, `unique_for`: for its time the ended task answers, and says that nothing was kept."""
+
+    @register_task("Hourly", unique=True, unique_for=HOUR)
+    class Hourly(Task):
+        n: int
+
+        async def run(self) -> None: ...
+
+    with engine.door() as door:
+        first = door.add(Hourly(n=1), on_conflict="replace")
+        assert door.add(Hourly(n=2), on_conflict="replace") == Enqueued(first.id, created=False, replaced=True)
+        door.cancel(first.id)
+        assert door.add(Hourly(n=3), on_conflict="replace") == Enqueued(first.id, created=False, replaced=False)
+        engine.db.travel(HOUR * 2)
+        assert door.add(Hourly(n=4), on_conflict="replace").created
+
+
+# ── one that runs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_running_task_is_left_alone_and_has_the_latest_work_as_its_successor(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 15."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        first = put(door, note(n=1))
+        engine.claim(runner, types=("Note",))
+        second = put(door, note(n=2))
+        third = put(door, note(n=3), delay=HOUR)
+    assert second.id != first.id
+    assert third == second == Enqueued(second.id, created=False, replaced=True)
+    assert engine.view(first.id).payload == {"n": 1}
+    assert row(engine, first.id)["successor"]["payload"] == {"n": 3}
+    assert live(engine) == 1
+
+
+@pytest.mark.parametrize("way", ["retry", "snooze", "release", "rescue", "rescue unstarted"])
+def test_a_running_task_that_comes_back_takes_its_successors_work(engine: Engine, note: Any, way: str) -> None:
+    """SPEC UNQ 15; DESIGN 5: its id stays, the tries are those of the new work."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        first = put(door, note(n=1), max_retries=5)
+        (claim,) = engine.claim(runner, types=("Note",))
+        engine.retry(runner, claim)
+        (claim,) = engine.claim(runner, types=("Note",), start=way != "rescue unstarted")
+        steering_cancel(engine, first.id)
+        put(door, note(n=2), priority=3, meta={"by": "me"})
+    match way:
+        case "retry":
+            (back,) = engine.retry(runner, claim, delay=3600)
+            assert back.priority == 3
+            assert back.due_in <= 0
+        case "snooze":
+            (back,) = engine.do(store.snooze(runner, [Ending(claim.id, claim.claim_no, delay=3600)]))
+            assert back.due_in <= 0
+        case "release":
+            engine.do(store.release(runner, [(claim.id, claim.claim_no)]))
+        case _:
+            engine.die(runner)
+    found = row(engine, first.id)
+    assert {name: found[name] for name in ("payload", "priority", "meta", "tries", "successor", "state")} == {
+        "payload": {"n": 2},
+        "priority": 3,
+        "meta": {"by": "me"},
+        "tries": 0,
+        "successor": None,
+        "state": "pending",
+    }
+    assert found["cancel_requested_at"] is None, "it was the old work that was to be cancelled"
+    assert found["max_retries"] == 3
+    again = engine.join("Note")
+    assert engine.claim(again, types=("Note",))[0].payload == '{"n": 2}'
+
+
+def steering_cancel(engine: Engine, id_: UUID) -> None:
+    assert engine.do(steering.cancel(id_)) == "requested"
+
+
+def test_the_successor_of_a_task_that_killed_its_runners_comes(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 15, CRA 33."""
+    with engine.door() as door:
+        first = put(door, note(n=1))
+        for _ in range(2):
+            runner = engine.join("Note")
+            engine.claim(runner, types=("Note",))
+            engine.conn.execute("UPDATE taskrunner.task SET started_at = now()")
+            assert engine.die(runner) == {first.id: "charged"}
+        runner = engine.join("Note")
+        engine.claim(runner, types=("Note",))
+        engine.conn.execute("UPDATE taskrunner.task SET started_at = now()")
+        second = put(door, note(n=2))
+        assert engine.die(runner) == {first.id: "special"}
+        engine.do(runner_store.bury(runner, [first.id], HOUR))
+        assert door.get(first.id).state == "dead"
+        assert (door.get(second.id).state, door.get(second.id).payload) == ("pending", {"n": 2})
+        assert put(door, note(n=3)).id == second.id
