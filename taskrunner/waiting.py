@@ -135,6 +135,11 @@ class Board:
             if not all(live.values()):  # somebody's lock was in the way
                 self._next_look = min(self._next_look, now + self._grown())
 
+    def look_soon(self) -> None:
+        """Look as if there were no notifications."""
+        with self._lock:
+            self._next_look = min(self._next_look, time.monotonic() + self._grown())
+
     def told(self, id_: UUID) -> None:
         """A notification says that a task has ended."""
         with self._lock:
@@ -244,9 +249,18 @@ class Watch:
         ended: list[TaskView] = yield reads.ended_tasks(told)
         views = [view for view in ended if tenant in (None, view.tenant)]
         missing = told - {view.id for view in views}
+        behind: set[UUID] = set()  # wait behind a task of the same key, or were taken over by it
         for id_ in missing & self._sure:
-            found(None, id_)
-        self._doubted = missing  # anybody may send notifications
+            view = yield from reads.successor_by_id(id_)
+            view = found(view if view is None or tenant in (None, view.tenant) else None, id_)
+            if view.finished_at is None:
+                behind.add(id_)
+            else:
+                views.append(view.model_copy(update={"id": id_}))
+        if behind:
+            self._board.look_soon()  # nobody tells of their coming
+        missing -= {view.id for view in views}
+        self._doubted = missing - behind  # anybody may send notifications
         self._board.leave(self, told - missing)
         self.open -= told - missing
         return sorted(views, key=lambda view: (view.finished_at, view.id))
@@ -254,7 +268,7 @@ class Watch:
     def too_late(self) -> Steps[WaitTimeout]:
         """Return the error for what has not ended in time, with what is known of the first of them."""
         id_ = min(self.open)
-        view = yield reads.task_by_id(id_)
+        view = (yield reads.task_by_id(id_)) or (yield from reads.successor_by_id(id_))
         state = _state(view) if view is not None else ""
         why = yield reads.unattended(id_)
         reason = "; ".join(part for part in (state, why) if part)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
+from uuid_utils.compat import uuid7
 
-from taskrunner import register_task
-from taskrunner.errors import InvalidArgument
+from taskrunner import TaskStatus, register_task
+from taskrunner.asyncqueue import AsyncTaskQueue
+from taskrunner.errors import InvalidArgument, NotFound
 from taskrunner.queue import TaskQueue
+from taskrunner.store import ending as ending_store
 from taskrunner.store import runner as runner_store
 from taskrunner.store import steering
 from taskrunner.store import task as store
 from taskrunner.store.enqueue import Enqueued
-from taskrunner.store.task import Ending
+from taskrunner.store.task import Claimed, Due, Ending
 from taskrunner.task import Task
 from tests.engine import Engine
 
@@ -243,3 +247,127 @@ def test_the_successor_of_a_task_that_killed_its_runners_comes(engine: Engine, n
         assert door.get(first.id).state == "dead"
         assert (door.get(second.id).state, door.get(second.id).payload) == ("pending", {"n": 2})
         assert put(door, note(n=3)).id == second.id
+
+
+# ── the end of one that runs ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def gated(engine: Engine) -> Any:
+    """A type whose runs wait until they are let go, and then end as their payload says."""
+
+    @register_task("Gated", max_retries=0)
+    class Gated(Task):
+        gate: ClassVar[asyncio.Event]
+        n: int = 0
+        how: str = "succeeded"
+
+        async def run(self) -> Any:
+            if self.n == 1:
+                await Gated.gate.wait()
+            if self.how == "dead":
+                raise RuntimeError("no")
+            return TaskStatus.IGNORED if self.how == "ignored" else self.n
+
+    Gated.gate = asyncio.Event()
+    return Gated
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["succeeded", "ignored", "dead", "cancelled"])
+async def test_when_a_task_ends_its_successor_runs_whatever_the_end(engine: Engine, gated: Any, how: str) -> None:
+    """SPEC UNQ 15: the statements that end the running task insert the successor."""
+    async with engine.running() as running, AsyncTaskQueue.connect(engine.url, registry=engine.registry) as door:
+        first = await door.add(gated(n=1, how=how), key="k")
+        await running.started(first.id)
+        second = await door.add(gated(n=2), key="k", on_conflict="replace")
+        assert (await door.get(second.id)).state == "pending"
+        assert (await door.get(second.id)).payload["n"] == 2
+        waiting = asyncio.create_task(door.result(second.id, 30))
+        if how == "cancelled":
+            assert await door.cancel(first.id) == "requested"
+        gated.gate.set()
+        assert await waiting == 2
+        assert (await door.get(first.id)).state == how
+    assert [engine.ends(first.id), engine.ends(second.id)] == [1, 1]
+
+
+@pytest.mark.anyio
+async def test_who_waits_for_a_successor_hears_of_the_task_that_took_it_over(engine: Engine) -> None:
+    """SPEC UNQ 15, FLO 58."""
+    gate = asyncio.Event()
+
+    @register_task("Retried")
+    class Retried(Task):
+        n: int
+
+        async def run(self) -> int:
+            if self.n == 1:
+                await gate.wait()
+                raise RuntimeError("not this one")
+            return self.n
+
+        def next_try(self) -> float:
+            return 3600
+
+    async with engine.running() as running, AsyncTaskQueue.connect(engine.url, registry=engine.registry) as door:
+        first = await door.add(Retried(n=1), key="k")
+        await running.started(first.id)
+        second = await door.add(Retried(n=2), key="k", on_conflict="replace")
+        waiting = asyncio.create_task(door.wait(second.id, 30))
+        gate.set()
+        assert ((await waiting).id, (await waiting).result) == (second.id, 2)
+        view = await door.get(second.id)
+    assert (view.id, view.state, len(view.errors)) == (first.id, "succeeded", 1)
+    assert [engine.ends(first.id), engine.ends(second.id)] == [1, 0]
+
+
+def test_nobody_knows_an_id_that_was_never_a_successors(engine: Engine, note: Any) -> None:
+    with engine.door() as door, pytest.raises(NotFound):
+        door.get(uuid7())
+    with engine.door() as door, pytest.raises(NotFound):
+        door.wait(uuid7(), 30)
+
+
+def end(engine: Engine, runner: UUID, claim: Claimed, **fields: Any) -> list[Due] | None:
+    return engine.do(ending_store.end(runner, Ending(claim.id, claim.claim_no, **fields)))
+
+
+def test_an_end_that_is_written_twice_brings_one_successor(engine: Engine, note: Any) -> None:
+    """SPEC CRA 36, FAULTS F15: the reply to the finish was lost."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        first = put(door, note(n=1))
+        (claim,) = engine.claim(runner, types=("Note",))
+        second = put(door, note(n=2), queue="other", delay=HOUR)
+        assert engine.finish(runner, claim).left == [(first.id, claim.claim_no)], (
+            "not by the fast way, which knows none"
+        )
+        (due,) = end(engine, runner, claim) or []
+        assert (due.id, due.queue, round(due.due_in)) == (second.id, "other", 3600)
+        assert end(engine, runner, claim) is None
+        (fate,) = engine.do(store.fates(runner, [(claim.id, claim.claim_no)]))
+    assert (fate.held, fate.ended) == (False, True)
+    assert live(engine) == 1
+    assert [engine.ends(first.id), engine.ends(second.id)] == [1, 0]
+
+
+def test_a_successor_is_stored_under_the_name_that_the_running_task_has(engine: Engine) -> None:
+    """SPEC REG 6: an old name's place among the keys becomes free, not that of the new one."""
+
+    @register_task("New", unique=True, aliases=("Old",))
+    class New(Task):
+        n: int = 0
+
+        async def run(self) -> None: ...
+
+    (old,) = engine.add(type="Old", unique_key="type:")
+    runner = engine.join("Old")
+    with engine.door() as door:
+        (claim,) = engine.claim(runner, types=("Old",))
+        second = door.add(New(n=2), on_conflict="replace")
+        end(engine, runner, claim)
+        assert door.get(second.id).type == "Old"
+        assert door.add(New(n=3), on_conflict="replace").id == second.id
+        assert door.get_by_key(New).payload == {"n": 3}
+    assert engine.ends(old) == 1
