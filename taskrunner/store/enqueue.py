@@ -15,14 +15,25 @@ from taskrunner.store.task import Due, announce, dues
 
 
 class Enqueued(NamedTuple):
-    """What became of an enqueue: `created` is False when `id` names a task that was there already.
-
-    `replaced`: the work was kept all the same, by that task in place of what it was to do, or for when it has ended.
-    """
+    """What became of an enqueue: `created` is False when `id` names a task that was there already."""
 
     id: UUID
     created: bool
-    replaced: bool = False
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the work was kept all the same: by the task that was there, or for when that has ended."""
+        return False
+
+
+class Replaced(Enqueued):
+    """What became of an enqueue whose work a task has that was there already, or its successor."""
+
+    __slots__ = ()
+
+    @property
+    def replaced(self) -> bool:
+        return True
 
 
 class Stored(NamedTuple):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, column, scalar
 from taskrunner.statements import successor as sql
-from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask, Stored, give_up_key, keep_key, store
+from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask, Replaced, Stored, give_up_key, keep_key, store
 from taskrunner.store.task import Due
 
 
@@ -87,7 +87,7 @@ def _earlier(task: NewTask) -> Steps[UUID | None]:
 
 
 def _replaced(id_: UUID, due: list[Due] | None = None) -> Stored:
-    return Stored([Enqueued(id_, created=False, replaced=True)], due or [])
+    return Stored([Replaced(id_, created=False)], due or [])
 
 
 def _holder(rows: Sequence[Row]) -> _Holder | None:
