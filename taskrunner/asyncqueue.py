@@ -62,7 +62,9 @@ class AsyncTaskQueue(Door):
         """Open the door's connections. Raises: `DatabaseUnreachable`."""
         url = await asyncio.to_thread(self._find_url)
         await (await db.aconnect(url, name="taskrunner queue")).close()
-        self._pool = AsyncConnectionPool(url, configure=db.aconfigure, **self._pool_arguments(url))
+        self._pool = AsyncConnectionPool(
+            url, connection_class=db.OwnAsyncConnection, configure=db.aconfigure, **self._pool_arguments(url)
+        )
         await self._pool.open()
 
     async def close(self) -> None:

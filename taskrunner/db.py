@@ -14,11 +14,12 @@ import socket
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor, Connection, RawCursor
+from psycopg.pq import ExecStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.array import ListBinaryDumper
 
@@ -105,14 +106,44 @@ async def asteps(conn: AsyncConnection[Any], work: Steps[T]) -> T:
 # characters), which is a tenth of what a cycle of 100 tasks costs this process.
 
 
+class OwnConnection(Connection[TupleRow]):
+    """A blocking connection of our own, with a cursor that is used again.
+
+    A new one for each statement looks up anew how each parameter is written: 25 µs of an enqueue's 90.
+    """
+
+    @cached_property
+    def steady(self) -> RawCursor[TupleRow]:
+        """The cursor of all statements that come one by one."""
+        return RawCursor(self, row_factory=tuple_row)
+
+
+class OwnAsyncConnection(AsyncConnection[TupleRow]):
+    """An asynchronous connection of our own: see `OwnConnection`."""
+
+    @cached_property
+    def steady(self) -> AsyncRawCursor[TupleRow]:
+        """The cursor of all statements that come one by one."""
+        return AsyncRawCursor(self, row_factory=tuple_row)
+
+
 def _execute(conn: Connection[Any], op: Op[T]) -> T:
-    cursor = execute(conn, op)
-    return op.read(cursor.fetchall() if cursor.description is not None else ())
+    text, names = numbered(op.sql)
+    cursor = conn.steady if isinstance(conn, OwnConnection) else RawCursor(conn, row_factory=tuple_row)
+    cursor.execute(text, _ordered(op.params, names), binary=True)
+    return op.read(cursor.fetchall() if _brings_rows(cursor) else ())
 
 
 async def _aexecute(conn: AsyncConnection[Any], op: Op[T]) -> T:
-    cursor = await aexecute(conn, op)
-    return op.read(await cursor.fetchall() if cursor.description is not None else ())
+    text, names = numbered(op.sql)
+    cursor = conn.steady if isinstance(conn, OwnAsyncConnection) else AsyncRawCursor(conn, row_factory=tuple_row)
+    await cursor.execute(text, _ordered(op.params, names), binary=True)
+    return op.read(await cursor.fetchall() if _brings_rows(cursor) else ())
+
+
+def _brings_rows(cursor: RawCursor[TupleRow] | AsyncRawCursor[TupleRow]) -> bool:
+    """Whether there is something to fetch; `cursor.description` would make an object of each column to say so."""
+    return cursor.pgresult is not None and cursor.pgresult.status == ExecStatus.TUPLES_OK
 
 
 def execute(conn: Connection[Any], op: Op[Any]) -> RawCursor[TupleRow]:
@@ -238,7 +269,7 @@ async def aconfigure(conn: AsyncConnection[Any]) -> None:
 def connect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> Connection[TupleRow]:
     """Open a blocking connection in autocommit mode. Raises: `DatabaseUnreachable`."""
     with translated():
-        conn = Connection.connect(url, **arguments(url, name=name, prepare=prepare))
+        conn = OwnConnection.connect(url, **arguments(url, name=name, prepare=prepare))
         try:
             configure(conn)
         except BaseException:
@@ -250,7 +281,7 @@ def connect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> Conn
 async def aconnect(url: str, *, name: str = "taskrunner", prepare: bool = True) -> AsyncConnection[TupleRow]:
     """Open an asynchronous connection in autocommit mode. Raises: `DatabaseUnreachable`."""
     with translated():
-        conn = await AsyncConnection.connect(url, **arguments(url, name=name, prepare=prepare))
+        conn = await OwnAsyncConnection.connect(url, **arguments(url, name=name, prepare=prepare))
         try:
             await aconfigure(conn)
         except BaseException:  # a drain cancels whoever is still connecting

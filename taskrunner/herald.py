@@ -2,7 +2,7 @@
 
 A NOTIFY inside the enqueue's own transaction would hold a lock of the whole server during its commit, and so make
 all producers commit one after the other. So the word goes out after the commit, by itself, and not after each. It is
-never required: what gets lost here is found by the runners' own looks. Figures: docs/decisions/012-coalesced-notify.md.
+never required: what gets lost here is found by the runners' own looks. Figures: docs/decisions/009 in the repository.
 """
 
 from __future__ import annotations

@@ -70,7 +70,9 @@ class TaskQueue(Door):
     def _open(self) -> None:
         url = self._find_url()
         db.connect(url, name="taskrunner queue").close()
-        self._pool = ConnectionPool(url, configure=db.configure, **self._pool_arguments(url))
+        self._pool = ConnectionPool(
+            url, connection_class=db.OwnConnection, configure=db.configure, **self._pool_arguments(url)
+        )
         self._pool.open()
 
     def close(self) -> None:

@@ -50,7 +50,9 @@ class Door(AsyncTaskQueue):
             **arguments["kwargs"],
             "application_name": "taskrunner api",
         }
-        self._pool = AsyncConnectionPool(self._url, configure=db.aconfigure, **arguments)
+        self._pool = AsyncConnectionPool(
+            self._url, connection_class=db.OwnAsyncConnection, configure=db.aconfigure, **arguments
+        )
         await self._pool.open()
 
     async def close(self) -> None:
