@@ -51,7 +51,9 @@ def sources() -> Iterator[Path]:
     """Yield every file that a person wrote."""
     for folder, folders, files in os.walk(ROOT):
         folders[:] = [name for name in folders if name not in MADE_HERE and not name.endswith("_cache")]
-        yield from (Path(folder) / name for name in files)
+        yield from (
+            Path(folder) / name for name in files if name not in MADE_HERE
+        )  # a linked work tree's .git is a file
 
 
 def pins(name: str) -> dict[str, str]:
