@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from taskrunner.registry import register_task
     from taskrunner.retry import constant, exponential, linear
     from taskrunner.store.enqueue import Enqueued
-    from taskrunner.task import Context, Task
+    from taskrunner.task import Context, Parent, Task
 
 __all__ = [
     "AsyncTaskQueue",
     "Context",
     "Enqueued",
+    "Parent",
     "Snooze",
     "Task",
     "TaskQueue",
@@ -37,6 +38,7 @@ _HOMES = {
     "AsyncTaskQueue": "asyncqueue",
     "Context": "task",
     "Enqueued": "store.enqueue",
+    "Parent": "task",
     "Snooze": "outcome",
     "Task": "task",
     "TaskQueue": "queue",

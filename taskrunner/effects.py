@@ -17,7 +17,7 @@ from uuid import UUID
 
 from taskrunner import events
 from taskrunner.backoff import Backoff
-from taskrunner.db import PATIENCE, Link, Op, Work
+from taskrunner.db import PATIENCE, Link, Work
 from taskrunner.errors import Conflict, DatabaseUnreachable, LeaseLost, TaskrunnerError
 from taskrunner.once import called, checked_key, on_a_loop, written
 from taskrunner.outcome import ErrorEntry, Finish, Release, Transition
@@ -25,7 +25,9 @@ from taskrunner.parting import part
 from taskrunner.settings import Settings
 from taskrunner.store import effect as store
 from taskrunner.store.effect import Fence, Kept
+from taskrunner.store.flow import parents
 from taskrunner.store.task import Ending, fates
+from taskrunner.task import Parent
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -199,7 +201,7 @@ class RunEffects:
             self._must_be_ours(fate[0].held, key)
             await asyncio.sleep(_LOCKED)
 
-    async def _persist(self, op: Op[T]) -> T:
+    async def _persist(self, op: Work[T]) -> T:
         attempt, backoff = self._attempt, Backoff()
         while True:
             try:
@@ -232,6 +234,15 @@ class RunEffects:
             raise TaskrunnerError("the runner is leaving") from error
         return future.result()
 
+    # ── the parents ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def parents(self) -> Any:
+        """Return what the task's parents came to, by their ids; on a loop what to await for it."""
+        return self._from_loop(self._parents()) if on_a_loop() else self._from_thread(self._parents())
+
+    async def _parents(self) -> dict[UUID, Parent]:
+        return await self._persist(parents(self.fence.id))
+
     # ── the session ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def session(self) -> Any:
@@ -253,6 +264,8 @@ class RunEffects:
         """Answer what a child process asks. Raises: `LeaseLost`, and what `written` raises."""
         if kind == "session":
             return self._shared.for_children()
+        if kind == "parents":
+            return [[str(id_), *parent] for id_, parent in (await self._parents()).items()]
         if kind == "effect":
             done = self._done(data["key"], await self.look(data["key"]))
             return {"done": done is not None, "value": None if done is None else json.loads(done)}

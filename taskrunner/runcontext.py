@@ -98,6 +98,10 @@ class RunContext:
         """Return the run's own session, which the runner commits with the task's finish."""
         return self._attempt.its_effects().session()
 
+    def parents(self) -> Any:
+        """Return what the parents came to, by their ids; `await` it in an async task."""
+        return self._attempt.its_effects().parents()
+
     def _on_loop(self, action: Callable[[], None]) -> None:
         """Threads hand over to the loop; what runs on it acts at once."""
         loop = self._attempt.host.loop

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Context",
     "Defaults",
+    "Parent",
     "RunInfo",
     "Task",
     "ask_next_try",
@@ -81,6 +82,20 @@ class Context(Protocol):
         `async with context.session() as session:` an `AsyncSession` in `async def run`; `with …` a `Session` elsewhere.
         Committed after SUCCESS or a result, rolled back after all else; `commit()` raises.
         """
+
+    def parents(self) -> Any:
+        """Return what the tasks came to that this one was added after: a `Parent` (state and result) by each id.
+
+        In `async def run`: `await context.parents()`. In the order in which their ids were made; a parent that was
+        requeued is there as the task that was made of it, and one that retention has removed is not there.
+        """
+
+
+class Parent(NamedTuple):
+    """What a parent came to: `succeeded`, `ignored`, `cancelled` or `dead`, and what its `run()` returned."""
+
+    state: str
+    result: Any = None
 
 
 class RunInfo(NamedTuple):

@@ -21,6 +21,7 @@ from taskrunner.errors import LeaseLost, TaskrunnerError
 from taskrunner.executors.childlink import Link, RequestRefused
 from taskrunner.once import called, checked_key, on_a_loop, written
 from taskrunner.outcome import Succeeded, classify
+from taskrunner.task import Parent
 
 
 class ChildContext:
@@ -121,6 +122,16 @@ class ChildContext:
             opened = importlib.import_module(told["module"]).ChildUnit
             self._unit = opened(told, self.id, self.claim_no, on_loop=on_a_loop())
         return self._unit.session
+
+    def parents(self) -> Any:
+        """Return what the task's parents came to, by their ids; on a loop what to await for it."""
+        return self._await_parents() if on_a_loop() else self._parents()
+
+    async def _await_parents(self) -> dict[UUID, Parent]:
+        return await asyncio.to_thread(self._parents)
+
+    def _parents(self) -> dict[UUID, Parent]:
+        return {UUID(id_): Parent(state, result) for id_, state, result in self._ask("parents", {})}
 
     def settle(self, value: object) -> None:
         """End the session as the run did that returned this value, and tell the runner how."""

@@ -210,13 +210,13 @@ UNION ALL
 SELECT d.id, d.type, 'dead', d.requeued_as FROM taskrunner.dead_letter d WHERE d.id = ANY(%(ids)s::uuid[])
 """
 
-# What a task's parents came to. One that was removed by retention has neither state nor result.
+PARENT_IDS = "SELECT d.parent_id FROM taskrunner.dependency d WHERE d.child_id = %(id)s"
+
+# What parents came to.
 PARENTS = """
-SELECT d.parent_id, coalesce(h.state, CASE WHEN l.id IS NOT NULL THEN 'dead' END, t.state) AS state, h.result
-  FROM taskrunner.dependency d
-  LEFT JOIN taskrunner.task_history h ON h.id = d.parent_id
-  LEFT JOIN taskrunner.dead_letter l ON l.id = d.parent_id
-  LEFT JOIN taskrunner.task t ON t.id = d.parent_id
- WHERE d.child_id = %(id)s
- ORDER BY d.parent_id
+SELECT h.id, h.state, h.result FROM taskrunner.task_history h
+ WHERE h.id = ANY(%(ids)s::uuid[]) AND h.finished_at >= %(since)s
+UNION ALL
+SELECT d.id, 'dead', NULL FROM taskrunner.dead_letter d WHERE d.id = ANY(%(ids)s::uuid[])
+ ORDER BY id
 """

@@ -19,6 +19,7 @@ from taskrunner.store.ending import NOBODY, Ended, fail, leave
 from taskrunner.store.enqueue import Enqueued, NewTask, Stored, ended_since
 from taskrunner.store.fresh import Batch
 from taskrunner.store.task import BOUNDS, Due, announce, dues
+from taskrunner.task import Parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +226,15 @@ def inherit(new: Mapping[UUID, UUID]) -> Steps[set[UUID]]:
     if waits:
         yield _block(waits)
     return set(waits)
+
+
+def parents(id_: UUID) -> Steps[dict[UUID, Parent]]:
+    """Return what the tasks came to that this one was added after, by their ids."""
+    ids = yield Op(sql.PARENT_IDS, {"id": id_}, column)
+    if not ids:
+        return {}
+    ends = yield Op(sql.PARENTS, {"ids": ids, "since": ended_since(ids)}, list)
+    return {parent: Parent(state, result) for parent, state, result in ends}
 
 
 # ── operations ───────────────────────────────────────────────────────────────────────────────────────────────────────
