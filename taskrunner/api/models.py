@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from taskrunner.intake import OnConflict
 from taskrunner.reads import TaskFilter, TaskView
 from taskrunner.states import State
 
@@ -108,6 +109,9 @@ class AddTask(Maturity):
     queue: StrictStr | None = Field(None, min_length=1, max_length=200)
     key: StrictStr | None = Field(
         None, min_length=1, max_length=255, description="A live task of the type with this key answers instead."
+    )
+    on_conflict: OnConflict = Field(
+        "skip", description="Where the key is taken: skip, replace (the live task gets the work), or error (409)."
     )
     idempotency_key: StrictStr | None = Field(
         None,

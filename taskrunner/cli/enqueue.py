@@ -33,6 +33,9 @@ def enqueue(
     priority: Annotated[int | None, typer.Option(help="Larger is more urgent.")] = None,
     queue: Annotated[str | None, typer.Option(help="Another queue than the type's.")] = None,
     key: Annotated[str | None, typer.Option(help="At most one live task of the type has this key.")] = None,
+    on_conflict: Annotated[
+        str | None, typer.Option(help="Where the key is taken: skip, replace (the live task gets the work), error.")
+    ] = None,
     max_retries: Annotated[int | None, typer.Option(min=0, help="Retries after the first failure.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Whose work it is: `default` if nothing is said.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended; 1 unless it succeeded.")] = False,
@@ -54,6 +57,7 @@ def enqueue(
         priority=priority,
         queue=queue,
         key=key,
+        on_conflict=on_conflict,
         max_retries=max_retries,
     )
     limit = duration(timeout, "--timeout")
@@ -65,14 +69,19 @@ def enqueue(
         if wait:
             _wait(opened, door, added, limit, as_json)
             return
-    text = str(added.id) if added.created else f"{added.id} is live already and has the same key"
-    tell({"id": added.id, "created": added.created}, as_json, text)
+    tell({"id": added.id, "created": added.created}, as_json, _answer(added))
 
 
 def _task(registry: Registry, name: str, payload: str) -> Task:
     from taskrunner.payload import parse_payload
 
     return parse_payload(registry.get(name).cls, sys.stdin.read() if payload == "-" else payload)
+
+
+def _answer(added: Enqueued) -> str:
+    if added.created:
+        return str(added.id)
+    return f"{added.id} has the work now" if added.replaced else f"{added.id} is live already and has the same key"
 
 
 def _wait(opened: Session, door: TaskQueue, added: Enqueued, limit: Any, as_json: bool) -> None:

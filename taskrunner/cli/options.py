@@ -12,7 +12,8 @@ from taskrunner.errors import InvalidArgument
 from taskrunner.states import State
 
 
-def _id(text: str) -> UUID:
+def task_id(text: str) -> UUID:
+    """Read a task's id."""
     try:
         return UUID(text)
     except ValueError:
@@ -23,7 +24,7 @@ def _id(text: str) -> UUID:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-TaskId = Annotated[UUID, typer.Argument(metavar="ID", help="The task's id.", parser=_id)]
+TaskId = Annotated[UUID, typer.Argument(metavar="ID", help="The task's id.", parser=task_id)]
 ByState = Annotated[State | None, typer.Option("--state", help="Only tasks in this state.")]
 ByType = Annotated[str | None, typer.Option("--type", help="Only tasks of this type.")]
 ByQueue = Annotated[str | None, typer.Option("--queue", help="Only tasks of this queue.")]
@@ -31,7 +32,8 @@ ByTenant = Annotated[str | None, typer.Option("--tenant", help="Only tasks of th
 Since = Annotated[str | None, typer.Option(help="Only tasks created since: 15m, 2h, 7d ago, or an ISO time.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
 After = Annotated[
-    UUID | None, typer.Option(help="Go on after this id: the last one of the page before.", metavar="ID", parser=_id)
+    UUID | None,
+    typer.Option(help="Go on after this id: the last one of the page before.", metavar="ID", parser=task_id),
 ]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from taskrunner.cli.bykey import Key, OfTenant, OfType, SomeId
 from taskrunner.cli.options import After, AsJson, ByQueue, ByState, ByTenant, ByType, Limit, Since, TaskId
 
 app = typer.Typer(help="List, show and steer tasks.", no_args_is_help=True, rich_markup_mode=None)
@@ -57,22 +58,27 @@ def show(id_: TaskId, as_json: AsJson = False) -> None:
     from taskrunner.errors import NotFound
 
     with session() as opened:
-        found, why = opened.run(reads.task_by_id(id_)), opened.run(reads.unattended(id_))
+        found = opened.run(reads.task_by_id(id_)) or opened.run(reads.successor_by_id(id_))
+        why = opened.run(reads.unattended(id_))
     if found is None:
         raise NotFound(f"no task {id_}: it was never stored, or retention has removed it")
     emit(found, as_json, lambda: console.show_task(found, why))
 
 
 @app.command(epilog="Example: taskrunner tasks cancel 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
-def cancel(id_: TaskId, as_json: AsJson = False) -> None:
+def cancel(
+    id_: SomeId = None, type_: OfType = None, key: Key = None, tenant: OfTenant = None, as_json: AsJson = False
+) -> None:
     """Cancel a task.
 
     A waiting one is cancelled at once; the runner of a running one is asked to stop it.
     """
+    from taskrunner.cli.bykey import meant
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
     with session() as opened:
+        id_ = meant(opened, id_, type_, key, tenant)
         outcome = opened.run(steering.cancel(id_))
     words = "cancelled" if outcome == "cancelled" else "its runner was asked to stop it"
     tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {words}")
@@ -115,14 +121,18 @@ def reschedule(id_: TaskId, delay: Delay = None, at: At = None, as_json: AsJson 
 
 
 @app.command(epilog="Example: taskrunner tasks delete 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
-def delete(id_: TaskId, as_json: AsJson = False) -> None:
+def delete(
+    id_: SomeId = None, type_: OfType = None, key: Key = None, tenant: OfTenant = None, as_json: AsJson = False
+) -> None:
     """Take a waiting task back.
 
     It ends as cancelled. Dead letters are deleted by `taskrunner dead delete`.
     """
+    from taskrunner.cli.bykey import meant
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
     with session() as opened:
+        id_ = meant(opened, id_, type_, key, tenant)
         outcome = opened.run(steering.cancel(id_, running=False))
     tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {outcome}")

@@ -75,11 +75,14 @@ DELETE_DEAD = "DELETE FROM taskrunner.dead_letter d WHERE d.id = %(id)s RETURNIN
 
 # Where a task is now, for the message of a conflict; and its key's holder, for a requeue.
 STATE = """
-SELECT t.state, t.type, t.unique_key, NULL::uuid AS requeued_as FROM taskrunner.task t WHERE t.id = %(id)s
+SELECT t.state, t.type, t.unique_key, NULL::uuid AS requeued_as, NULL::uuid AS key_holder
+  FROM taskrunner.task t WHERE t.id = %(id)s
 UNION ALL
-SELECT h.state, h.type, h.unique_key, NULL FROM taskrunner.task_history h WHERE h.id = %(id)s
+SELECT h.state, h.type, h.unique_key, NULL, NULL FROM taskrunner.task_history h WHERE h.id = %(id)s
 UNION ALL
-SELECT CASE WHEN d.requeued_as IS NULL THEN 'dead' ELSE 'requeued' END, d.type, d.unique_key, d.requeued_as
+SELECT CASE WHEN d.requeued_as IS NULL THEN 'dead' ELSE 'requeued' END, d.type, d.unique_key, d.requeued_as,
+       (SELECT t.id FROM taskrunner.task t
+         WHERE t.tenant = d.tenant AND t.type = d.type AND t.unique_key = d.unique_key)
   FROM taskrunner.dead_letter d WHERE d.id = %(id)s
 """
 

@@ -22,6 +22,7 @@ class _Where(NamedTuple):
     type: str
     unique_key: str | None
     requeued_as: UUID | None
+    key_holder: UUID | None
 
 
 def cancel(id_: UUID, *, running: bool = True, repeated: bool = False) -> Steps[str]:
@@ -122,7 +123,8 @@ def _refusal(id_: UUID, where: _Where | None, verb: str) -> TaskrunnerError:
     if where is None:
         return NotFound(f"no task {id_}: it was never stored, or retention has removed it")
     if where.state == "dead" and verb == "requeued":
-        return Conflict(f"task {id_} cannot be requeued: its key {where.unique_key!r} is taken by a live {where.type}")
+        holder = f"the live {where.type} {where.key_holder}" if where.key_holder else f"a {where.type} just now"
+        return Conflict(f"task {id_} cannot be requeued: its key {where.unique_key!r} is taken by {holder}")
     if where.state == "requeued":
         return Conflict(f"task {id_} was dead and is requeued already: `taskrunner dead show {id_}` names the new one")
     hint = ": use `taskrunner dead requeue|delete`" if where.state == "dead" else ""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
+import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskrunner import TaskStatus, register_task
+from taskrunner import TaskStatus, db, events, register_task
 from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.errors import InvalidArgument, NotFound
 from taskrunner.queue import TaskQueue
@@ -18,10 +22,13 @@ from taskrunner.store import ending as ending_store
 from taskrunner.store import runner as runner_store
 from taskrunner.store import steering
 from taskrunner.store import task as store
-from taskrunner.store.enqueue import Enqueued
+from taskrunner.store.enqueue import Enqueued, NewTask
+from taskrunner.store.replacement import replace
 from taskrunner.store.task import Claimed, Due, Ending
 from taskrunner.task import Task
-from tests.engine import Engine
+from tests.chaos.proxy import Manner, Rule
+from tests.engine import WAIT, Engine, fronts, holding
+from tests.integration.test_repeats import proxied
 
 HOUR = timedelta(hours=1)
 
@@ -379,3 +386,165 @@ def test_a_successor_is_stored_under_the_name_that_the_running_task_has(engine: 
         assert door.add(New(n=3), on_conflict="replace").id == second.id
         assert door.get_by_key(New).payload == {"n": 3}
     assert engine.ends(old) == 1
+
+
+# ── lost replies, and others at the same moment ──────────────────────────────────────────────────────────────────────
+
+
+def sent_again(engine: Engine, new: NewTask) -> Enqueued:
+    (answer,) = engine.do(replace(new)).answers
+    return answer
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "started", "ended", "replaced"])
+@pytest.mark.parametrize("was", ["absent", "pending", "running"])
+def test_a_replacement_whose_reply_was_lost_is_repeated_without_effect(
+    engine: Engine, was: str, meanwhile: str
+) -> None:
+    """SPEC CRA 36, FAULTS F15, I2: whatever has happened since, the answer is the first one and the work runs once."""
+    runner = engine.join()
+    if was != "absent":
+        engine.add(unique_key="key:k", payload='{"n": 0}')
+    if was == "running":
+        (first,) = engine.claim(runner)
+    new = engine.new(unique_key="key:k", payload='{"n": 1}')
+    (answer,) = engine.do(replace(new, fresh=True)).answers
+    if meanwhile == "replaced":
+        engine.do(replace(engine.new(unique_key="key:k", payload='{"n": 2}'), fresh=True))
+    elif meanwhile != "nothing":
+        if was == "running":
+            end(engine, runner, first)
+        (claim,) = engine.claim(runner)
+        if meanwhile == "ended":
+            engine.finish(runner, claim)
+    assert sent_again(engine, new).id == answer.id
+    assert sent_again(engine, new).id == answer.id
+    expected = {"nothing": [1], "started": [1], "ended": [], "replaced": [2]}[meanwhile]
+    waiting = engine.rows("SELECT coalesce(successor -> 'payload', payload) FROM taskrunner.task")
+    assert [payload["n"] for (payload,) in waiting] == expected
+    assert engine.value("SELECT count(*) FROM taskrunner.task WHERE successor IS NOT NULL") == (
+        was == "running" and meanwhile in ("nothing", "replaced")
+    )
+
+
+@pytest.mark.parametrize("manner", ["during", "after"])
+@pytest.mark.parametrize("was", ["absent", "pending", "running"])
+def test_a_door_whose_commit_gets_no_reply_replaces_once(engine: Engine, note: Any, was: str, manner: Manner) -> None:
+    """SPEC CRA 36, FAULTS F15: the connection is cut when the server has the COMMIT, or has done it."""
+    runner, rule = engine.join("Note"), Rule("queue", "COMMIT", manner, most=1)
+    with proxied(engine) as (proxy, url), TaskQueue.connect(url, registry=engine.registry) as door:
+        if was != "absent":
+            door.add(note(n=0), key="k")
+        if was == "running":
+            engine.claim(runner, types=("Note",))
+        proxy.rules.append(rule)
+        answer = put(door, note(n=1))
+        assert rule.hits
+        assert (door.get(answer.id).state, door.get(answer.id).payload) == ("pending", {"n": 1})
+    assert live(engine) == 1
+
+
+def test_a_replacement_that_meets_a_task_which_ends_that_moment_is_added_anew(engine: Engine) -> None:
+    """SPEC UNQ 15: the end is not committed when it comes, and is when it is let on."""
+    (first,) = engine.add(unique_key="key:k")
+    runner = engine.join()
+    (claim,) = engine.claim(runner)
+    answer = beside(engine, store.cycle(store.Cycle(runner, [Ending(claim.id, claim.claim_no)])))
+    assert answer.created
+    assert engine.ends(first) == 1
+    assert live(engine) == 1
+
+
+def test_a_replacement_that_meets_a_task_which_is_claimed_that_moment_is_its_successor(engine: Engine) -> None:
+    """SPEC UNQ 15."""
+    (first,) = engine.add(unique_key="key:k")
+    runner = engine.join()
+    asked = store.Cycle(runner, fronts=fronts(engine.conn, ["T"]), room=1)
+    answer = beside(engine, store.cycle(asked))
+    assert (answer.created, answer.replaced, answer.id != first) == (False, True, True)
+    assert row(engine, first)["successor"]["payload"] == {"n": 1}
+
+
+def test_an_end_that_comes_while_the_successor_is_stored_leaves_the_row_to_the_slow_way(engine: Engine) -> None:
+    """SPEC UNQ 15: its snapshot is older than the successor, its lock is not."""
+    (first,) = engine.add(unique_key="key:k")
+    runner = engine.join()
+    (claim,) = engine.claim(runner)
+    with holding(engine.url, "SELECT 1") as other:
+        (answer,) = db.run(other, replace(engine.new(unique_key="key:k"), fresh=True)).answers
+        assert engine.finish(runner, claim).left == [(first, claim.claim_no)]
+        with ThreadPoolExecutor(1) as pool:
+            ending = pool.submit(end, engine, runner, claim)
+            until_somebody_waits(engine.url)
+            other.commit()
+            (due,) = ending.result(30) or []
+    assert due.id == answer.id
+
+
+def beside(engine: Engine, work: db.Work[Any]) -> Enqueued:
+    """Replace while a transaction is open that has done `work`, and commits as soon as the replacement waits for it."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        holding(engine.url, "SELECT 1") as other,
+        db.connect(engine.url) as conn,
+    ):
+        db.run(other, work)
+        new = engine.new(unique_key="key:k", payload='{"n": 1}')
+        replacing = pool.submit(db.run, conn, replace(new, fresh=True))
+        until_somebody_waits(engine.url)
+        other.commit()
+        (answer,) = replacing.result(30).answers
+    return answer
+
+
+def until_somebody_waits(url: str) -> None:
+    """Return once a backend of this database waits for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    deadline = time.monotonic() + WAIT
+    with psycopg.connect(url, autocommit=True) as conn:
+        while not conn.execute(query).fetchall()[0][0]:
+            assert time.monotonic() < deadline, "nobody waits"
+            time.sleep(0.005)
+
+
+@pytest.mark.anyio
+async def test_fifty_who_replace_one_key_at_once_leave_one_live_task_and_lose_no_latest_work(engine: Engine) -> None:
+    """SPEC UNQ 15, FAULTS I1 I9: of what is accepted each runs once, or is superseded by what was accepted later."""
+    ran: list[int] = []
+
+    @register_task("Ledger")
+    class Ledger(Task):
+        n: int
+
+        async def run(self) -> None:
+            ran.append(self.n)
+            await asyncio.sleep(0.002 * (self.n % 3))
+
+    people, rounds, most = 50, 6, 0
+    together = threading.Barrier(people)
+
+    def replace_in(number: int, person: int) -> Enqueued:
+        together.wait(WAIT)
+        return put(door, Ledger(n=number * people + person))
+
+    async with engine.running() as running:
+        with engine.door() as door, ThreadPoolExecutor(people) as pool:
+            for number in range(rounds):
+                jobs = [asyncio.wrap_future(pool.submit(replace_in, number, person)) for person in range(people)]
+                while not all(job.done() for job in jobs):
+                    most = max(most, await asyncio.to_thread(live, engine))
+                    await asyncio.sleep(0)
+                answers = [await job for job in jobs]
+                for id_ in {answer.id for answer in answers}:
+                    view = await asyncio.to_thread(door.wait, id_, WAIT)
+                    assert view.state == "succeeded"
+                (latest,) = engine.rows(
+                    "SELECT (payload ->> 'n')::int FROM taskrunner.task_history ORDER BY finished_at DESC LIMIT 1"
+                )
+                assert ran[-1] == latest[0]
+                assert latest[0] // people == number, "of this round nobody's work has run last"
+                assert {answer.id for answer in answers} <= {event.task_id for event in running.seen[events.Started]}
+    assert most <= 1
+    assert len(ran) == len(set(ran)), "some work has run twice"
+    assert live(engine) == 0
+    assert len(ran) == engine.value("SELECT count(*) FROM taskrunner.task_history")

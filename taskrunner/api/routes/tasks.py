@@ -42,6 +42,7 @@ async def add(order: AddTask, door: OpenDoor, response: Response, idempotency_ke
         max_retries=order.max_retries,
         queue=order.queue,
         key=order.key,
+        on_conflict=order.on_conflict,
         idempotency_key=_one_key(order.idempotency_key, idempotency_key),
     )
     response.headers["Location"] = f"/tasks/{added.id}"
