@@ -210,6 +210,21 @@ async def test_a_key_that_is_taken_answers_with_the_live_task(api: httpx.AsyncCl
     assert (await api.post("/tasks", json={"type": "Only"})).json() == {"id": only, "created": False}
 
 
+async def test_a_key_that_is_taken_is_replaced_or_an_error_where_that_is_said(api: httpx.AsyncClient) -> None:
+    """SPEC UNQ 15."""
+    id_ = await add(api, key="once", priority=1)
+    body = {"type": "Anything", "key": "once", "priority": 7}
+    answer = await api.post("/tasks", json=body | {"on_conflict": "replace"})
+    assert (answer.status_code, answer.json()) == (201, {"id": id_, "created": False})
+    assert (await api.get(f"/tasks/{id_}")).json()["priority"] == 7
+    answer = await api.post("/tasks", json=body | {"on_conflict": "error"})
+    assert id_ in check_problem(answer, 409, "conflict")["detail"]
+    answer = await api.post("/tasks", json={"type": "Anything", "on_conflict": "replace"})
+    assert "needs key" in check_problem(answer, 422, "invalid-argument")["detail"]
+    answer = await api.post("/tasks", json=body | {"on_conflict": "no"})
+    assert check_problem(answer, 422, "invalid-request")["errors"][0]["field"] == "body.on_conflict"
+
+
 @pytest.mark.parametrize("place", ["body", "header"])
 async def test_an_idempotency_key_answers_with_the_first_task(api: httpx.AsyncClient, place: str) -> None:
     """SPEC UNQ 16."""

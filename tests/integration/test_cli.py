@@ -329,6 +329,26 @@ def test_cancel_and_delete_end_a_waiting_task_as_cancelled(cli: Cli) -> None:
         assert "is cancelled" in again.err
 
 
+def test_a_task_is_replaced_cancelled_and_deleted_by_its_key(cli: Cli) -> None:
+    """SPEC UNQ 15, 17."""
+    by_key = ("--type", "SendEmail", "--key", "k")
+    for verb in ("cancel", "delete"):
+        id_ = enqueue(cli, "--key", "k")
+        replaced = cli("enqueue", "SendEmail", '{"to": "new@b.c"}', "--key", "k", "--on-conflict", "replace")
+        assert (replaced.code, replaced.out) == (0, f"{id_} has the work now\n")
+        assert cli("tasks", "show", id_, "--json").json()["payload"] == {"to": "new@b.c"}
+        assert cli("enqueue", "SendEmail", '{"to": "a@b.c"}', "--key", "k", "--on-conflict", "error").code == 1
+        assert cli("tasks", verb, *by_key, "--tenant", "acme").code == 1
+        ended = cli("tasks", verb, *by_key, "--json").json()
+        assert ended == {"id": str(id_), "outcome": "cancelled"}
+        assert "no live SendEmail" in cli("tasks", verb, *by_key).err
+    for words in ((), (str(id_), "--type", "SendEmail"), ("--key", "k"), (str(id_), "--key", "k")):
+        assert "give the task's id, or --type and --key" in cli("tasks", "cancel", *words).err
+    assert cli("tasks", "cancel", "--type", "SendEmail").code == 2
+    assert cli("enqueue", "Report", "--on-conflict", "replace").code == 2
+    assert "'skip' or 'replace' or 'error'" in cli("enqueue", "Report", "--on-conflict", "no").err
+
+
 def test_reschedule_moves_a_pending_task_and_nothing_else(cli: Cli) -> None:
     """SPEC OPS 48."""
     id_ = enqueue(cli)
