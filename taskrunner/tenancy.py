@@ -7,13 +7,28 @@ pooler that gives it to somebody else. It travels with the work: no round trip i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg.sql import Literal
 
-from taskrunner.db import Op, Row, Steps, Work, aexecute, arun, asteps, execute, run, scalar, steps, translated
+from taskrunner.db import (
+    Op,
+    Row,
+    Steps,
+    Work,
+    aexecute,
+    arun,
+    asteps,
+    execute,
+    in_schema,
+    run,
+    scalar,
+    steps,
+    translated,
+)
 from taskrunner.errors import NotFound
 from taskrunner.statements import roles as sql
 
@@ -30,12 +45,15 @@ def run_as(conn: psycopg.Connection[Any], work: Work[T], tenant: str | None) -> 
                 execute(conn, bind(tenant))
                 cursor = execute(conn, work)
             return work.read(cursor.fetchall() if cursor.description is not None else ())
-        with ExitStack() as together:
-            together.enter_context(conn.pipeline())
-            with conn.transaction():
-                execute(conn, bind(tenant))
-                together.close()  # BEGIN and the binding have travelled together
-                return steps(conn, work)
+        conn.execute(_begin(conn, tenant))
+        try:
+            value = steps(conn, work)
+        except BaseException:
+            with suppress(psycopg.Error):
+                conn.rollback()
+            raise
+        conn.commit()
+        return value
 
 
 async def arun_as(conn: psycopg.AsyncConnection[Any], work: Work[T], tenant: str | None) -> T:
@@ -48,12 +66,21 @@ async def arun_as(conn: psycopg.AsyncConnection[Any], work: Work[T], tenant: str
                 await aexecute(conn, bind(tenant))
                 cursor = await aexecute(conn, work)
             return work.read(await cursor.fetchall() if cursor.description is not None else ())
-        async with AsyncExitStack() as together:
-            await together.enter_async_context(conn.pipeline())
-            async with conn.transaction():
-                await aexecute(conn, bind(tenant))
-                await together.aclose()
-                return await asteps(conn, work)
+        await conn.execute(_begin(conn, tenant))
+        try:
+            value = await asteps(conn, work)
+        except BaseException:
+            with suppress(psycopg.Error):
+                await conn.rollback()
+            raise
+        await conn.commit()
+        return value
+
+
+def _begin(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], tenant: str) -> bytes:
+    """Return both in one message: `conn.transaction()` would send BEGIN and wait for its reply."""
+    bound = Literal(tenant).as_string(conn)
+    return f"BEGIN; SELECT set_config('{in_schema('taskrunner')}.tenant', {bound}, true)".encode()
 
 
 def bind(tenant: str) -> Op[str]:

@@ -361,7 +361,8 @@ CREATE POLICY tenant ON taskrunner.dead_letter USING (tenant = (SELECT taskrunne
 ALTER TABLE taskrunner.schedule ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.schedule USING (tenant = (SELECT taskrunner.bound_tenant()));
 ALTER TABLE taskrunner.effect ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON taskrunner.effect USING (tenant = (SELECT taskrunner.bound_tenant()));
+CREATE POLICY tenant ON taskrunner.effect USING (tenant = (SELECT taskrunner.bound_tenant()))
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND NOT taskrunner.is_foreign(task_id));
 ALTER TABLE taskrunner.idempotency_key ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.idempotency_key USING (tenant = (SELECT taskrunner.bound_tenant()));
 ALTER TABLE taskrunner.task_log ENABLE ROW LEVEL SECURITY;

@@ -114,6 +114,8 @@ GRANT INSERT, UPDATE, DELETE ON taskrunner.dead_letter, taskrunner.dependency, t
       taskrunner.idempotency_key TO $prefix$_user, $prefix$_tenant;
 GRANT INSERT, UPDATE ON taskrunner.task_stats TO $prefix$_user, $prefix$_tenant;
 GRANT INSERT ON taskrunner.audit TO $prefix$_user, $prefix$_tenant;
+-- A requeued task takes its effects along.
+GRANT UPDATE (task_id) ON taskrunner.effect TO $prefix$_user, $prefix$_tenant;
 
 COMMIT;
 """

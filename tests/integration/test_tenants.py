@@ -469,6 +469,14 @@ def test_no_task_is_made_to_wait_for_another_tenants(writer: Connection) -> None
         assert writer.execute(wait, [parent, mine["task"], MINE]).rowcount == 1
 
 
+def test_no_effect_is_put_into_another_tenants_task(writer: Connection) -> None:
+    move = "UPDATE taskrunner.effect SET task_id = %s"
+    for foreign in (IDS[THEIRS]["task"], IDS[THEIRS]["dead"]):
+        refused(writer, move, foreign)
+    refused(writer, "UPDATE taskrunner.effect SET value = '1'")
+    assert writer.execute(move, [IDS[MINE]["child"]]).rowcount == 1
+
+
 @pytest.mark.parametrize("table", ["runner", "queue_settings", "tenant_role", "schema_version", "effect", "task_log"])
 def test_what_is_everybodys_or_the_runners_is_not_written_by_a_tenant(writer: Connection, table: str) -> None:
     refused(writer, f"DELETE FROM taskrunner.{table}")
