@@ -1,6 +1,6 @@
 """Keys: the newest work replaces what waits and follows what runs; tasks are steered without knowing their ids.
 
-Run `taskrunner migrate` first; then `python docs/examples/keys.py`, with DATABASE_URL or with the project's private server.
+Run `taskrunner migrate` first, then this file, with DATABASE_URL or with the private server of the project.
 The runner is in this same program only to make one file of it; it may as well be on another host.
 """
 
