@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar, cast
 from uuid import UUID
 
 import psycopg
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.asyncio import AsyncSession as PlainAsyncSession
-from sqlalchemy.pool import NullPool, PoolResetState
+from sqlalchemy.pool import NullPool, PoolProxiedConnection, PoolResetState
 from sqlmodel import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -188,7 +188,7 @@ class Unit:
         self._sync = session
         self._sync.unit = self
         self._depth: int | None = None  # None: never entered
-        self._driver: Any = None
+        self._lent: PoolProxiedConnection | None = None
         self.aborted = False
 
     def entered(self) -> None:
@@ -211,16 +211,21 @@ class Unit:
 
     def took(self, connection: Connection) -> None:
         """A connection is lent to it. Raises: `TaskrunnerError` when the run is over."""
-        self._driver = connection.connection.driver_connection
+        self._lent = connection.connection
         if self.aborted:
             connection.invalidate()
             raise TaskrunnerError("the run is over: its session can be used no more")
 
     def abort(self) -> None:
-        """Break its connection off, from any thread: the server rolls back."""
+        """Break its connection off, from any thread: the server rolls back. Its place in the pool is free at once.
+
+        The code that uses it may go on for as long as it likes: it gets errors.
+        """
         self.aborted = True
-        if self._driver is not None and not self._driver.closed:
-            db.hang_up(self._driver)
+        if (lent := self._lent) is not None:
+            with suppress(Exception):  # it has been given back already
+                db.hang_up(cast("psycopg.Connection[Any]", lent.driver_connection))
+                lent.detach()
 
     def _committable(self, driver: Any) -> None:
         if driver.autocommit:

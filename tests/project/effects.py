@@ -15,7 +15,9 @@ from sqlalchemy import text
 
 from taskrunner import Snooze, Task, TaskStatus, register_task
 
-LEDGER = "CREATE TABLE ledger (task uuid NOT NULL, what text NOT NULL, at timestamptz NOT NULL DEFAULT now())"
+LEDGER = "CREATE TABLE ledger (task uuid NOT NULL, what text NOT NULL); CREATE TABLE go (now int)"
+GO = text("SELECT count(*) FROM go")
+WAITS = {"slow": 60, "doze": 6, "nap": 0.05}  # seconds
 NOTE = text("INSERT INTO ledger (task, what) VALUES (:task, :what)")
 
 
@@ -63,7 +65,7 @@ class Inside(Task):
     end: str = "success"
 
     def next_try(self) -> float | None:
-        return 0.0 if self.tries < 50 and self.end != "die" else None
+        return 0.0 if self.tries < 50 and self.end not in WAITS else None
 
     def value(self) -> Any:
         ends = {"ignored": TaskStatus.IGNORED, "failure": TaskStatus.FAILURE, "result": {"a": [1]}}
@@ -88,8 +90,9 @@ class InsideHere(Inside):
             session.execute(NOTE, self.row("last"))
             if self.end == "commit":
                 session.commit()
-            if self.end == "slow":
-                time.sleep(60)
+            while self.end == "wait" and session.scalar(GO) == 0:
+                time.sleep(0.01)
+            time.sleep(WAITS.get(self.end, 0))
         return self.value()
 
     def effect(self, session: Any) -> dict[str, int]:
@@ -105,8 +108,9 @@ class InsideLoop(Inside):
             await session.execute(NOTE, self.row("last"))
             if self.end == "commit":
                 await session.commit()
-            if self.end == "slow":
-                await asyncio.sleep(60)
+            while self.end == "wait" and await session.scalar(GO) == 0:  # noqa: ASYNC110 - the test makes it
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(WAITS.get(self.end, 0))
         return self.value()
 
     async def effect(self, session: Any) -> dict[str, int]:
@@ -145,6 +149,23 @@ class InsideInChild(InsideHere): ...
 class InsideOnChildLoop(InsideLoop): ...
 
 
+@register_task("inside.loop.timed", timeout=3)
+class TimedOnLoop(InsideLoop): ...
+
+
+@register_task("inside.thread.timed", timeout=3)
+class TimedInThread(InsideHere): ...
+
+
+@register_task("inside.child.timed", executor="process", timeout=3)
+class TimedInChild(InsideHere): ...
+
+
+@register_task("inside.child-loop.timed", executor="process", timeout=3)
+class TimedOnChildLoop(InsideLoop): ...
+
+
+TIMED = {"loop": TimedOnLoop, "thread": TimedInThread, "child": TimedInChild, "child-loop": TimedOnChildLoop}
 WAYS = {
     "loop": (OutsideOnLoop, InsideOnLoop),
     "thread": (OutsideInThread, InsideInThread),
