@@ -7,6 +7,7 @@ written to, by a connection of their own, as an effect outside the task's transa
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from taskrunner import Snooze, Task, TaskStatus, register_task
 
 LEDGER = "CREATE TABLE ledger (task uuid NOT NULL, what text NOT NULL); CREATE TABLE go (now int)"
 GO = text("SELECT count(*) FROM go")
+DELAY = float(os.environ.get("EFFECTS_DELAY", "0"))  # seconds until the next try
 WAITS = {"slow": 60, "doze": 6, "nap": 0.05}  # seconds
 NOTE = text("INSERT INTO ledger (task, what) VALUES (:task, :what)")
 
@@ -29,7 +31,7 @@ class Outside(Task):
     values: Any = None
 
     def next_try(self) -> float | None:
-        return 0.0 if self.tries < 50 else None
+        return DELAY if self.tries < 50 else None
 
     def note(self, what: str) -> Any:
         with psycopg.connect(self.url, autocommit=True) as conn:
@@ -65,7 +67,7 @@ class Inside(Task):
     end: str = "success"
 
     def next_try(self) -> float | None:
-        return 0.0 if self.tries < 50 and self.end not in WAITS else None
+        return DELAY if self.tries < 50 and self.end not in WAITS else None
 
     def value(self) -> Any:
         ends = {"ignored": TaskStatus.IGNORED, "failure": TaskStatus.FAILURE, "result": {"a": [1]}}
