@@ -135,14 +135,9 @@ async def test_a_commit_of_the_session_by_the_task_is_refused_in_words(engine: E
 
 def taken_away(engine: Engine, id_: UUID) -> None:
     """Let a task go to another runner, as a rescue would after a lease that ended."""
+    other = engine.join(lease=timedelta(hours=1))
     engine.conn.execute(
-        "UPDATE taskrunner.task SET claim_no = claim_no + 1, runner_id = gen_random_uuid() WHERE id = %s", [id_]
-    )
-
-
-def given_back(engine: Engine, id_: UUID) -> None:
-    engine.conn.execute(
-        "UPDATE taskrunner.task SET state = 'pending', runner_id = NULL, started_at = NULL WHERE id = %s", [id_]
+        "UPDATE taskrunner.task SET claim_no = claim_no + 1, runner_id = %s WHERE id = %s", [other, id_]
     )
 
 
