@@ -28,6 +28,7 @@ from taskrunner.herald import AsyncHerald
 from taskrunner.intake import OnConflict, Options, as_id, held
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
+from taskrunner.schedules import AsyncSchedules
 from taskrunner.store import flow as flows
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
@@ -47,6 +48,7 @@ class AsyncTaskQueue(Door):
         self._awaiting = AsyncAwaiting(
             lambda op: self._run(lambda: op), self._find_url, self._bound, listen=self._settings.listen
         )
+        self.schedules = AsyncSchedules(self._run, self._registry, self._tenant, self._tenant_of)
 
     @classmethod
     def connect(

@@ -17,7 +17,8 @@ def known(registry: Registry) -> Known:
 
     def make(template: Template) -> NewTask:
         task = parse_payload(registry.get(template.type).cls, template.payload)
-        return compose(registry, task, Options(key=template.key), template.tenant)
+        options = Options(key=template.key, queue=template.queue, priority=template.priority)
+        return compose(registry, task, options, template.tenant)
 
     aliases = {kind.name: kind.aliases for kind in registry.all() if kind.aliases}
     return Known(registry.names_and_aliases(), make, aliases)

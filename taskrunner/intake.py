@@ -64,9 +64,9 @@ def compose(registry: Registry, task: Task, options: Options, tenant: str) -> Ne
 def _apply(options: Options, row: NewTask) -> None:
     """Let what the caller says win over what the type says."""
     if options.queue is not None:
-        row.queue = _name("queue", options.queue)
+        row.queue = check_name("queue", options.queue)
     if options.tenant is not None:
-        row.tenant = _name("tenant", options.tenant)
+        row.tenant = check_name("tenant", options.tenant)
     if options.priority is not None:
         row.priority = _integer("priority", options.priority, -_INT32)
     if options.max_retries is not None:
@@ -84,7 +84,7 @@ def compose_many(registry: Registry, tasks: Iterable[Task], spacing: timedelta, 
 
     Raises: what `compose` raises.
     """
-    batch = Batch(_name("tenant", tenant), spacing)
+    batch = Batch(check_name("tenant", tenant), spacing)
     kinds: dict[type[Task], tuple[int, TaskType]] = {}
     given, payloads, places = list(tasks), batch.payloads, batch.places
     for number, task in enumerate(given):
@@ -145,7 +145,7 @@ def check_key(name: str, key: str) -> str:
 
 def check_tenant(tenant: str | None) -> str | None:
     """Return the tenant. Raises: `InvalidArgument` for what cannot be one's name."""
-    return None if tenant is None else _name("tenant", tenant)
+    return None if tenant is None else check_name("tenant", tenant)
 
 
 def as_id(value: UUID | str) -> UUID:
@@ -190,7 +190,8 @@ def _integer(name: str, value: int, low: int) -> int:
     return value
 
 
-def _name(name: str, value: str) -> str:
+def check_name(name: str, value: str) -> str:
+    """Return the value. Raises: `InvalidArgument` unless it has 1 to 200 characters that can be stored."""
     if not isinstance(value, str) or not 1 <= len(value) <= 200:
         raise InvalidArgument(f"{name} must be a text of 1 to 200 characters, not {_shown(value)}")
     return _storable(name, value)

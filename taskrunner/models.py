@@ -243,6 +243,8 @@ class ScheduleRow(Table, table=True):
     end_at: datetime | None = _instant()
     jitter: timedelta | None = _column(Interval(), null=True)
     key: str | None = _text(null=True)
+    queue: str | None = _text(null=True)
+    priority: int | None = _column(Integer(), null=True)
     next_tick_at: datetime | None = _instant()
     last_tick_at: datetime | None = _instant()
     last_task_id: UUID | None = _column(Uuid(), null=True)

@@ -30,6 +30,7 @@ from taskrunner.herald import Herald
 from taskrunner.intake import OnConflict, Options, as_id, held
 from taskrunner.reads import TaskView
 from taskrunner.registry import Registry
+from taskrunner.schedules import Schedules
 from taskrunner.store import flow as flows
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
@@ -53,6 +54,7 @@ class TaskQueue(Door):
         self._awaiting = Awaiting(
             lambda op: self._run(lambda: op), self._find_url, self._bound, listen=self._settings.listen
         )
+        self.schedules = Schedules(self._run, self._registry, self._tenant, self._tenant_of)
 
     @classmethod
     def connect(

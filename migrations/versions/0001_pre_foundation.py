@@ -179,6 +179,8 @@ CREATE TABLE taskrunner.schedule (
     end_at TIMESTAMP WITH TIME ZONE,
     jitter INTERVAL,
     key TEXT,
+    queue TEXT,
+    priority INTEGER,
     next_tick_at TIMESTAMP WITH TIME ZONE,
     last_tick_at TIMESTAMP WITH TIME ZONE,
     last_task_id UUID,

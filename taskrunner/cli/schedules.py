@@ -1,35 +1,74 @@
-"""`taskrunner schedules`: what ticks when; pause, resume, run, add and remove."""
+"""`taskrunner schedules`: what ticks when; add, change, pause, resume, run and remove."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taskrunner.cli.options import AsJson
+from taskrunner.cli.options import AsJson, duration, instant
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime, timedelta
 
-    from taskrunner.settings import Settings
-    from taskrunner.store.schedule import Known, Schedule
-    from taskrunner.triggers import Trigger
+    from taskrunner.reads import Schedule as View
+    from taskrunner.schedules import Call, Planner
+    from taskrunner.store.schedule import Schedule
+    from taskrunner.wishes import Changes
 
-app = typer.Typer(help="List, steer, add and remove schedules.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List, preview, add, change, steer and remove schedules.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
 Tenant = Annotated[str, typer.Option(help="Whose schedule it is.")]
+What = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PAYLOAD] [FREQUENCY]...",
+        help="The tasks' fields as a JSON object; when, as by --every or --cron. Several: whenever one of them is due.",
+    ),
+]
+Frequencies = Annotated[
+    list[str], typer.Argument(metavar="FREQUENCY...", help="Seconds, a duration as in 5m, or a crontab.")
+]
+Every = Annotated[list[str] | None, typer.Option(metavar="DURATION", help="So often: 30, 5m, 2h. May be repeated.")]
+Cron = Annotated[list[str] | None, typer.Option(metavar="CRONTAB", help='As in "0 3 * * *". May be repeated.')]
+Zone = Annotated[str | None, typer.Option(help="The zone that a crontab is read in.", show_default="UTC")]
+Key = Annotated[str | None, typer.Option(help="At most one live task of the type has this key.")]
+Start = Annotated[str | None, typer.Option(help="Not before this ISO time.")]
+End = Annotated[str | None, typer.Option(help="Not after this ISO time.")]
+CatchUp = Annotated[
+    str | None, typer.Option(help="What becomes of missed ticks: latest, all or skip.", show_default="latest")
+]
+Jitter = Annotated[str | None, typer.Option(help="Let each task mature up to this later: 30, 5m.")]
+Queue = Annotated[str | None, typer.Option(help="Another queue than the type's.")]
+Priority = Annotated[int | None, typer.Option(help="Larger is more urgent.", show_default="the type's")]
 
 
 @app.command("list", epilog="Example: taskrunner schedules list")
-def list_(as_json: AsJson = False) -> None:
+def list_(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, as_json: AsJson = False
+) -> None:
     """List schedules, the next to tick first."""
     from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
 
     with session() as opened:
-        found, now, there = opened.run(reads.schedules()), opened.run(reads.now()), opened.run(reads.runners())
+        found, now, there = opened.run(reads.schedules(tenant)), opened.run(reads.now()), opened.run(reads.runners())
     emit(found, as_json, lambda: console.show_schedules(found, now, there))
+
+
+@app.command(epilog="Example: taskrunner schedules show DailyReport --json")
+def show(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None:
+    """Show one schedule with all that is set of it."""
+    from taskrunner import console, reads
+    from taskrunner.cli.session import emit, session
+
+    with session() as opened:
+        found, now = opened.run(_planner().get(name, tenant).make()), opened.run(reads.now())
+    emit(found, as_json, lambda: console.show_schedule(found, now))
 
 
 @app.command("next", epilog="Example: taskrunner schedules next DailyReport --count 5")
@@ -109,60 +148,108 @@ def run(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None
     Its ticks stay as they are. The task's id is printed.
     """
     from taskrunner.cli.session import session, tell
-    from taskrunner.settings import load
-    from taskrunner.store import timetable
 
-    known = _known(load())
+    work = _planner(discovered=True).run(name, tenant)
     with session() as opened:
-        added = opened.run(timetable.run_now(name, known, tenant))
+        added = opened.run(work.make())
     text = str(added.id) if added.created else f"{added.id} is live already and has the same key"
     tell({"id": added.id, "created": added.created}, as_json, text)
+
+
+@app.command(epilog="""Example: taskrunner schedules preview "30 2 * * *" --timezone Europe/Warsaw --count 5""")
+def preview(
+    frequencies: Frequencies,
+    timezone: Zone = None,
+    start: Start = None,
+    end: End = None,
+    after: Annotated[str | None, typer.Option("--from", help="As if added at this ISO time; unset: now.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Print the due times of a schedule that is not stored.
+
+    They are in its time zone and in UTC. No database is asked: now is this machine's.
+    """
+    from datetime import UTC, datetime
+
+    from taskrunner import console
+    from taskrunner.cli.session import emit
+    from taskrunner.store import timetable
+    from taskrunner.wishes import Rule, ruled
+
+    rule = Rule(timezone=timezone or "UTC", start_at=instant(start, "--start"), end_at=instant(end, "--end"))
+    new = ruled([_frequency(word) for word in frequencies], rule)
+    due = timetable.forecast(new, instant(after, "--from") or datetime.now(UTC), count)
+    emit(due, as_json, lambda: console.show_instants(due, new.trigger.timezone))
 
 
 @app.command(epilog="""Example: taskrunner schedules add nightly DailyReport "0 3 * * *" --timezone Europe/Warsaw""")
 def add(
     name: Name,
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="The task type's name.")],
-    frequency: Annotated[str, typer.Argument(help="Seconds, a duration as in 5m, or a crontab.")],
-    payload: Annotated[str, typer.Option(help="The tasks' fields as a JSON object.")] = "{}",
-    timezone: Annotated[str, typer.Option(help="The zone that a crontab is read in.")] = "UTC",
+    what: What = None,
+    payload: Annotated[str | None, typer.Option(help="The tasks' fields as a JSON object.")] = None,
+    every: Every = None,
+    cron: Cron = None,
+    timezone: Zone = None,
     tenant: Tenant = "default",
-    key: Annotated[str | None, typer.Option(help="At most one live task of the type has this key.")] = None,
-    start: Annotated[str | None, typer.Option(help="Not before this ISO time.")] = None,
-    end: Annotated[str | None, typer.Option(help="Not after this ISO time.")] = None,
-    catch_up: Annotated[str, typer.Option(help="What becomes of missed ticks: latest, all or skip.")] = "latest",
-    jitter: Annotated[str | None, typer.Option(help="Delay each tick by up to this: 30, 5m.")] = None,
+    key: Key = None,
+    start: Start = None,
+    end: End = None,
+    catch_up: CatchUp = None,
+    jitter: Jitter = None,
+    queue: Queue = None,
+    priority: Priority = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Make one of that name like this one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Add a schedule at run time.
 
     It ticks while a scheduler runs that knows the task type.
     """
-    from taskrunner.cli.options import duration, instant
-    from taskrunner.cli.session import session, tell
     from taskrunner.errors import InvalidArgument
-    from taskrunner.settings import load
-    from taskrunner.store import timetable
 
-    if catch_up not in ("latest", "all", "skip"):
-        raise InvalidArgument(f"--catch-up must be latest, all or skip, not {catch_up!r}")
-    known = _known(load())
-    new = timetable.NewSchedule(
-        name,
-        type_,
-        _trigger(frequency, timezone),
-        payload,
-        tenant,
-        key,
-        start_at=instant(start, "--start"),
-        end_at=instant(end, "--end"),
-        catch_up=catch_up,
-        jitter=duration(jitter, "--jitter"),
+    wishes = _wishes(
+        what, payload, every, cron, task=type_, timezone=timezone, key=key, start_at=start, end_at=end,
+        catch_up=catch_up, jitter=jitter, queue=queue, priority=priority,
+    )  # fmt: skip
+    if "frequency" not in wishes:
+        raise InvalidArgument('when? give --every 5m, --cron "0 3 * * *", or several of them')
+    made = _do(_planner(discovered=True).add(name, wishes, tenant, overwrite=replace))
+    _tell(
+        made, as_json, f"schedule {name} ticks first at" if made.last_tick_at is None else f"schedule {name} goes on at"
     )
-    with session() as opened:
-        made = opened.run(timetable.add(new, known))
-    values = {"name": made.name, "next_tick_at": made.next_tick_at}
-    tell(values, as_json, f"schedule {name} ticks first at {made.next_tick_at:%Y-%m-%d %H:%M:%S} UTC")
+
+
+@app.command(epilog="""Example: taskrunner schedules change nightly --cron "0 4 * * *" --jitter 5m""")
+def change(
+    name: Name,
+    what: What = None,
+    type_: Annotated[str | None, typer.Option("--type", help="Another task type.")] = None,
+    payload: Annotated[str | None, typer.Option(help="The tasks' fields as a JSON object.")] = None,
+    every: Every = None,
+    cron: Cron = None,
+    timezone: Annotated[str | None, typer.Option(help="The zone that a crontab is read in.")] = None,
+    tenant: Tenant = "default",
+    key: Key = None,
+    start: Start = None,
+    end: End = None,
+    catch_up: Annotated[str | None, typer.Option(help="What becomes of missed ticks: latest, all or skip.")] = None,
+    jitter: Jitter = None,
+    queue: Queue = None,
+    priority: Annotated[int | None, typer.Option(help="Larger is more urgent.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change what is given of a schedule that was added at run time.
+
+    An empty text takes a value away: --end "". Where rule and start stay, so do the coming ticks.
+    """
+    wishes = _wishes(
+        what, payload, every, cron, task=type_, timezone=timezone, key=key, start_at=start, end_at=end,
+        catch_up=catch_up, jitter=jitter, queue=queue, priority=priority,
+    )  # fmt: skip
+    made = _do(_planner(discovered=True).change(name, wishes, tenant))
+    _tell(made, as_json, f"schedule {name} goes on at")
 
 
 @app.command(epilog="Example: taskrunner schedules remove nightly --yes")
@@ -185,25 +272,68 @@ def remove(
     tell({"name": name, "outcome": "removed"}, as_json, f"schedule {name} removed")
 
 
-def _known(settings: Settings) -> Known:
-    from taskrunner.declared import known
-    from taskrunner.registry import discover
+def _planner(*, discovered: bool = False) -> Planner:
+    """Return what makes work of a command; `discovered`: it needs the project's task types."""
+    from taskrunner.registry import Registry, discover
+    from taskrunner.schedules import Planner
+    from taskrunner.settings import load
 
-    return known(discover(settings.project, settings.tasks))
+    settings = load()
+    return Planner(discover(settings.project, settings.tasks) if discovered else Registry())
 
 
-def _trigger(frequency: str, timezone: str) -> Trigger:
-    """Read a crontab, or a duration as an interval. Raises: `InvalidArgument`, since here it comes from a person."""
-    from taskrunner.errors import InvalidArgument, TriggerInvalid
+def _do(work: Call[View]) -> View:
+    from taskrunner.cli.session import session
+
+    with session() as opened:
+        return opened.run(work.make())
+
+
+def _tell(made: View, as_json: bool, words: str) -> None:
+    from taskrunner.cli.session import tell
+
+    due = made.next_tick_at
+    text = f"schedule {made.name} has ended" if due is None else f"{words} {due:%Y-%m-%d %H:%M:%S} UTC"
+    tell({"name": made.name, "next_tick_at": due}, as_json, f"{text} (paused)" if made.paused else text)
+
+
+def _wishes(
+    what: Sequence[str] | None, payload: str | None, every: list[str] | None, cron: list[str] | None, **rest: Any
+) -> Changes:
+    """Return what was asked for; an empty text takes a value away."""
+    from taskrunner.errors import InvalidArgument
+
+    words, payloads = _sorted(what or ())
+    payloads += [] if payload is None else [payload]
+    if len(payloads) > 1:
+        raise InvalidArgument("give one payload, not several")
+    wishes: Any = {name: _value(name, value) for name, value in rest.items() if value is not None}
+    if payloads:
+        wishes["payload"] = payloads[0] or None
+    if frequencies := [*words, *(duration(each, "--every") for each in every or ()), *(cron or ())]:
+        wishes["frequency"] = frequencies
+    return wishes  # type: ignore[no-any-return]  # the options are named as the wishes are
+
+
+def _sorted(words: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Return the frequencies and the payloads among the words; only JSON begins with a brace."""
+    payloads = [word for word in words if word.lstrip().startswith("{")]
+    return [_frequency(word) for word in words if word not in payloads], payloads
+
+
+def _frequency(word: str) -> timedelta | str:
+    """Read a duration; what is none is taken for a crontab."""
     from taskrunner.settings import parse_duration
-    from taskrunner.triggers import parse
 
-    rule: str | timedelta
     try:
-        rule = parse_duration(frequency)
+        return parse_duration(word)
     except ValueError:
-        rule = frequency
-    try:
-        return parse(rule, timezone=timezone)
-    except TriggerInvalid as error:
-        raise InvalidArgument(str(error)) from None
+        return word
+
+
+def _value(name: str, value: Any) -> Any:
+    if value == "":
+        return None
+    if name in ("start_at", "end_at"):
+        return instant(value, f"--{name.removesuffix('_at')}")
+    return duration(value, "--jitter") if name == "jitter" else value

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         show_upcoming,
     )
     from taskrunner.console.overview import WIDE, show_status, status_line, watch
+    from taskrunner.console.rule import show_schedule
     from taskrunner.console.terminal import cell, screen, waiting
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "show_queues",
     "show_report",
     "show_runners",
+    "show_schedule",
     "show_schedules",
     "show_settings",
     "show_status",
@@ -54,6 +56,7 @@ _PLACES = {
     **dict.fromkeys(("WIDE", "show_status", "status_line", "watch"), "overview"),
     **dict.fromkeys(("bars", "show_report"), "benchmark"),
     "show_task": "detail",
+    "show_schedule": "rule",
 }
 
 

@@ -140,8 +140,10 @@ def _flags(schedule: Schedule, *, anybody: bool) -> Text:
     """Where no process lives at all, that none knows the type is no news of the schedule."""
     if schedule.last_error is not None:
         return cell(f"failed: {schedule.last_error}", "bold red")
-    if schedule.orphaned and anybody:
+    if schedule.orphaned and anybody and not schedule.ended:
         return cell("orphaned", "yellow")
+    if schedule.ended:
+        return cell("ended", "dim")
     if schedule.paused:
         return cell("paused", "yellow")
     return cell("" if anybody else "no scheduler runs", "yellow")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -102,7 +102,7 @@ class Queue(BaseModel):
 
 
 class Schedule(BaseModel):
-    """A stored rule; `orphaned` when no live process knows its task type."""
+    """A stored rule; `orphaned` when no live process knows its task type, `ended` when it has no tick to come."""
 
     name: str
     type: str
@@ -121,6 +121,15 @@ class Schedule(BaseModel):
     skipped: int
     catch_up: str
     declared_in: str
+    ended: bool
+    start_at: datetime | None
+    end_at: datetime | None
+    jitter: timedelta | None
+    key: str | None
+    queue: str | None
+    """None, as for `priority`: what the task type says."""
+    priority: int | None
+    created_at: datetime
 
 
 class Counts(BaseModel):

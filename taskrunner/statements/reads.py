@@ -140,7 +140,8 @@ _SCHEDULE = """
 SELECT s.name, s.type, s.tenant, s.trigger, s.timezone, s.payload, s.paused,
        NOT EXISTS (SELECT FROM taskrunner.runner r
                     WHERE r.lease_until > taskrunner.clock() AND s.type = ANY(r.types)) AS orphaned,
-       s.next_tick_at, s.last_tick_at, s.last_task_id, s.last_error, s.ticks, s.skipped, s.catch_up, s.declared_in
+       s.next_tick_at, s.last_tick_at, s.last_task_id, s.last_error, s.ticks, s.skipped, s.catch_up, s.declared_in,
+       s.next_tick_at IS NULL AS ended, s.start_at, s.end_at, s.jitter, s.key, s.queue, s.priority, s.created_at
   FROM taskrunner.schedule s
 """
 

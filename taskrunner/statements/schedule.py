@@ -8,8 +8,9 @@ NOW = "SELECT taskrunner.clock()"
 # The whole row, the clock, and whether no live process knows the type: the beginning of every statement that reads one.
 SEEN = """
 SELECT s.id, s.tenant, s.name, s.type, s.trigger, s.timezone, s.start_at, s.end_at, s.jitter, s.key,
-       s.next_tick_at, s.last_tick_at, s.last_task_id, s.last_error, s.ticks, s.skipped, s.paused, s.catch_up,
-       s.payload::text AS payload, s.declared_in, s.declared_version, s.created_at, taskrunner.clock() AS now,
+       s.queue, s.priority, s.next_tick_at, s.last_tick_at, s.last_task_id, s.last_error, s.ticks, s.skipped,
+       s.paused, s.catch_up, s.payload::text AS payload, s.declared_in, s.declared_version, s.created_at,
+       taskrunner.clock() AS now,
        NOT EXISTS (SELECT FROM taskrunner.runner r
                     WHERE r.lease_until > taskrunner.clock() AND s.type = ANY(r.types)) AS orphaned
   FROM taskrunner.schedule s
@@ -18,12 +19,12 @@ SELECT s.id, s.tenant, s.name, s.type, s.trigger, s.timezone, s.start_at, s.end_
 # ── tick ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # What is due, and what is next: walks schedule_due from its beginning. Takes no lock, so the reply is only a hint.
-# %(held)s are those that failed a moment ago in the asking process.
+# %(held)s are those that failed a moment ago in the asking process; whoever changes one takes its error away with that.
 LINE = """
 SELECT s.id, s.name, extract(epoch FROM s.next_tick_at - taskrunner.clock())::float8
   FROM taskrunner.schedule s
  WHERE NOT s.paused AND s.next_tick_at IS NOT NULL AND s.type = ANY(%(types)s::text[])
-   AND NOT s.id = ANY(%(held)s::uuid[])
+   AND (s.last_error IS NULL OR NOT s.id = ANY(%(held)s::uuid[]))
  ORDER BY s.next_tick_at LIMIT %(room)s
 """
 
@@ -69,11 +70,11 @@ DECLARED = (
 # DO NOTHING: another scheduler declares the same at this moment; its row is looked at by the next statement.
 INSERT = """
 INSERT INTO taskrunner.schedule (id, tenant, name, type, trigger, timezone, start_at, end_at, jitter, key,
-       next_tick_at, last_tick_at, last_task_id, ticks, skipped, paused, catch_up, payload, declared_in,
-       declared_version, created_at)
+       queue, priority, next_tick_at, last_tick_at, last_task_id, ticks, skipped, paused, catch_up, payload,
+       declared_in, declared_version, created_at)
 VALUES (%(id)s, %(tenant)s, %(name)s, %(type)s, %(trigger)s, %(timezone)s, %(start_at)s, %(end_at)s, %(jitter)s,
-        %(key)s, %(next_tick_at)s, %(last_tick_at)s, %(last_task_id)s, %(ticks)s, %(skipped)s, %(paused)s, %(catch_up)s,
-        %(payload)s::jsonb, %(declared_in)s, %(declared_version)s, taskrunner.clock())
+        %(key)s, %(queue)s, %(priority)s, %(next_tick_at)s, %(last_tick_at)s, %(last_task_id)s, %(ticks)s, %(skipped)s,
+        %(paused)s, %(catch_up)s, %(payload)s::jsonb, %(declared_in)s, %(declared_version)s, taskrunner.clock())
 ON CONFLICT (tenant, name) DO NOTHING
 RETURNING id
 """
@@ -120,6 +121,15 @@ RETURNING s.name
 RESUME = """
 UPDATE taskrunner.schedule s SET paused = false, next_tick_at = %(next_tick_at)s WHERE s.id = %(id)s
 RETURNING s.name
+"""
+
+CHANGE = """
+UPDATE taskrunner.schedule s
+   SET type = %(type)s, trigger = %(trigger)s, timezone = %(timezone)s, start_at = %(start_at)s, end_at = %(end_at)s,
+       jitter = %(jitter)s, key = %(key)s, queue = %(queue)s, priority = %(priority)s, catch_up = %(catch_up)s,
+       payload = %(payload)s::jsonb, next_tick_at = %(next_tick_at)s, last_error = NULL
+ WHERE s.id = %(id)s
+RETURNING s.id
 """
 
 REMOVE = "DELETE FROM taskrunner.schedule s WHERE s.id = %(id)s RETURNING s.name"

@@ -116,6 +116,8 @@ def _fresh(declaration: Declaration, heritage: Schedule | None, now: datetime) -
         "start_at": None,
         "end_at": None,
         "key": None,
+        "queue": None,
+        "priority": None,
         "next_tick_at": heritage.next_tick_at if heritage and inherits else _restart(declaration, heritage, now),
         "last_tick_at": heritage.last_tick_at if heritage else None,
         "last_task_id": heritage.last_task_id if heritage else None,

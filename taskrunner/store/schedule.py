@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, column, nothing
@@ -33,6 +33,8 @@ class Schedule(NamedTuple):
     end_at: datetime | None
     jitter: timedelta | None
     key: str | None
+    queue: str | None
+    priority: int | None
     next_tick_at: datetime | None
     last_tick_at: datetime | None
     last_task_id: UUID | None
@@ -52,14 +54,20 @@ class Schedule(NamedTuple):
         """Return the trigger. Raises: `TriggerInvalid` if this release cannot read it."""
         return parse_text(self.trigger, self.timezone)
 
+    def template(self) -> Template:
+        """Return what it says of its tasks."""
+        return Template(self.type, self.payload, self.tenant, self.key, self.queue, self.priority)
+
 
 class Template(NamedTuple):
-    """What a schedule says of the tasks it makes; `payload` is JSON text."""
+    """What a schedule says of the tasks it makes; `payload` is JSON text. None: what the type says."""
 
     type: str
     payload: str
     tenant: str
-    key: str | None
+    key: str | None = None
+    queue: str | None = None
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +176,7 @@ def grace(trigger: Trigger, due: datetime) -> timedelta:
 
 def task_of(schedule: Schedule, known: Known) -> NewTask:
     """Return a task as the schedule makes it, due now. Raises what `known.make` raises."""
-    made = known.make(Template(schedule.type, schedule.payload, schedule.tenant, schedule.key))
+    made = known.make(schedule.template())
     return replace(made, schedule_id=schedule.id)
 
 
@@ -190,7 +198,14 @@ def _first_after(schedule: Schedule, trigger: Trigger) -> datetime | None:
     return within(schedule, trigger.next_after(schedule.next_tick_at, schedule.now))
 
 
-def within(schedule: Schedule, due: datetime | None) -> datetime | None:
+class Ending(Protocol):
+    """What may end."""
+
+    @property
+    def end_at(self) -> datetime | None: ...
+
+
+def within(schedule: Ending, due: datetime | None) -> datetime | None:
     """Return the due time, or None if it lies behind the schedule's end."""
     return None if due is None or (schedule.end_at is not None and due > schedule.end_at) else due
 

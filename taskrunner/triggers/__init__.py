@@ -8,47 +8,30 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from taskrunner.errors import InvalidArgument, TriggerInvalid
 from taskrunner.triggers.crontab import Crontab, parse_crontab
 from taskrunner.triggers.foreign import Foreign, adopt, read_foreign
 from taskrunner.triggers.instants import utc, zone
 from taskrunner.triggers.interval import Interval, parse_interval, read_interval
+from taskrunner.triggers.several import Several, combine, read_several
+from taskrunner.triggers.trigger import Trigger
 
-__all__ = ["Crontab", "Foreign", "Interval", "Trigger", "missed", "parse", "parse_text", "upcoming"]
-
-
-class Trigger(Protocol):
-    """A rule that yields due times; equal triggers have equal texts and zones."""
-
-    @property
-    def timezone(self) -> str: ...
-
-    def first_after(self, instant: datetime) -> datetime | None:
-        """Return the first due time of a schedule that is new at `instant`.
-
-        An interval fires at once, so that is `instant` itself; all others answer later, or None if nothing is left.
-        """
-
-    def next_after(self, previous: datetime, instant: datetime) -> datetime | None:
-        """Return the first due time later than both, on the grid that the due time `previous` lies on."""
-
-    def text(self) -> str:
-        """Return the canonical text, which `parse_text` reads back into an equal trigger."""
-
-    def describe(self) -> str:
-        """Return the rule for people."""
+__all__ = ["Crontab", "Foreign", "Interval", "Several", "Trigger", "missed", "parse", "parse_text", "upcoming"]
 
 
 def parse(frequency: Any, *, timezone: str = "UTC") -> Trigger:
     """Return the trigger that a frequency means; raise TriggerInvalid with the value and a remedy.
 
-    `timezone` is the zone of crontab strings; an APScheduler trigger has its own.
+    `timezone` is the zone of crontab strings; an APScheduler trigger has its own. A list is due whenever one of its
+    frequencies is.
     """
     zone(timezone)
+    if isinstance(frequency, list | tuple):
+        return combine([parse(each, timezone=timezone) for each in _flat(frequency)], timezone)
     if isinstance(frequency, str):
         return parse_crontab(frequency, timezone)
     if isinstance(frequency, (int, float, timedelta)):
@@ -59,8 +42,14 @@ def parse(frequency: Any, *, timezone: str = "UTC") -> Trigger:
         return adopt(frequency, timezone)
     raise TriggerInvalid(
         f"frequency {frequency!r} is a {type(frequency).__name__}: "
-        "give seconds, a timedelta, a crontab string such as '0 3 * * *', or an APScheduler trigger"
+        "give seconds, a timedelta, a crontab string such as '0 3 * * *', an APScheduler trigger, or a list of these"
     )
+
+
+def _flat(frequencies: Sequence[Any]) -> Sequence[Any]:
+    if any(isinstance(each, list | tuple) for each in frequencies):
+        raise TriggerInvalid(f"frequency {frequencies!r} is a list with lists in it: give one flat list")
+    return frequencies
 
 
 def parse_text(text: str, timezone: str) -> Trigger:
@@ -70,6 +59,7 @@ def parse_text(text: str, timezone: str) -> Trigger:
         "interval": read_interval,
         "cron": parse_crontab,
         "apscheduler": read_foreign,
+        "several": lambda rest, timezone: read_several(rest, timezone, parse_text),
     }
     if kind not in readers:
         raise TriggerInvalid(f"stored trigger {text!r} cannot be read: was it written by a newer release?")

@@ -36,6 +36,11 @@ class Foreign:
     spec: str
     timezone: str
 
+    @property
+    def anchored(self) -> bool:
+        """Whether its grid does not hang on the tick before."""
+        return _rule(self.spec).anchored
+
     def first_after(self, instant: datetime) -> datetime | None:
         instant, rule = utc(instant), _rule(self.spec)
         # An interval without a start is due at once, like an interval of our own; all others later.

@@ -576,6 +576,89 @@ def test_a_schedule_that_makes_no_sense_is_refused(cli: Cli, frequency: str, cod
     assert cli("schedules", "add", "odd", "Report", frequency).code == code
 
 
+def test_a_schedule_takes_everything_on_the_command_line_and_may_be_changed(cli: Cli) -> None:
+    """SPEC SCH 41."""
+    bounds = ("--start", "2030-01-01T00:00:00Z", "--end", "2031-01-01T00:00:00Z")
+    more = ("--tenant", "acme", "--key", "k", "--jitter", "5m", "--catch-up", "all", "--queue", "slow", "--priority", 3)
+    given = ('{"to": "a@b.c"}', "--cron", "0 3 * * *", "--every", "90m", "--timezone", "Europe/Warsaw")
+    assert cli("schedules", "add", "nightly", "SendEmail", *given, *bounds, *more).code == 0
+
+    def show() -> dict[str, Any]:
+        return dict(cli("schedules", "show", "nightly", "--tenant", "acme", "--json").json())
+
+    shown = show()
+    assert shown["trigger"] == 'several ["cron 0 3 * * *","interval 5400"]'
+    assert (shown["payload"], shown["tenant"], shown["key"]) == ({"to": "a@b.c"}, "acme", "k")
+    assert (shown["timezone"], shown["catch_up"], shown["jitter"]) == ("Europe/Warsaw", "all", "PT5M")
+    assert (shown["queue"], shown["priority"], shown["ended"]) == ("slow", 3, False)
+    assert (shown["start_at"], shown["end_at"]) == ("2030-01-01T00:00:00Z", "2031-01-01T00:00:00Z")
+    assert "every 90 min" in cli("schedules", "show", "nightly", "--tenant", "acme").out
+    assert [one["tenant"] for one in cli("schedules", "list", "--tenant", "acme", "--json").json()] == ["acme"]
+    assert cli("schedules", "list", "--tenant", "other", "--json").json() == []
+
+    changes = ("--payload", '{"to": "x@y.z"}', "--start", "", "--end", "", "--key", "", "--jitter", "", "--queue", "")
+    change = ("schedules", "change", "nightly", "--tenant", "acme")
+    assert "goes on at" in cli(*change, "0 4 * * *", "--priority", 4, *changes).out
+    shown = show()
+    assert (shown["trigger"], shown["timezone"], shown["priority"]) == ("cron 0 4 * * *", "Europe/Warsaw", 4)
+    assert shown["payload"] == {"to": "x@y.z"}
+    assert [shown[name] for name in ("start_at", "end_at", "key", "jitter", "queue")] == [None] * 5
+    assert cli(*change, "--type", "Report", "--payload", "").code == 0
+    assert (show()["type"], show()["payload"]) == ("Report", {})
+    assert cli(*change, "--timezone", "Europe/Warszawa").code == 2
+    assert show()["timezone"] == "Europe/Warsaw"
+
+
+def test_a_name_that_is_taken_is_refused_unless_it_is_to_be_replaced(cli: Cli) -> None:
+    """SPEC SCH 41."""
+    add = ("schedules", "add", "mine", "SendEmail", '{"to": "a@b.c"}', "--every")
+    assert cli(*add, "1h").code == 0
+    assert cli(*add, "2h").code == 1
+    assert cli(*add, "2h", "--replace").code == 0
+    assert cli("schedules", "show", "mine", "--json").json()["trigger"] == "interval 7200"
+
+
+def test_a_preview_needs_no_schedule_and_shows_both_clocks(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC SCH 41, 42."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    preview = ("schedules", "preview", "30 2 * * *", "--timezone", "Europe/Warsaw", "--from", "2026-10-24T00:00:00Z")
+    assert cli(*preview, "--count", 2, "--json").json() == ["2026-10-24T00:30:00Z", "2026-10-25T00:30:00Z"]
+    shown = cli(*preview, "--count", 3).out.split()
+    assert " ".join(shown[-14:]) == (
+        "Sun 2026-10-25 02:30:00 +0200 Sun 2026-10-25 00:30:00 Mon 2026-10-26 02:30:00 +0100 Mon 2026-10-26 01:30:00"
+    )
+    several = cli("schedules", "preview", "10m", "@hourly", "--from", "2026-10-24T00:55:00Z", "--count", 3, "--json")
+    assert several.json() == ["2026-10-24T01:00:00Z", "2026-10-24T01:10:00Z", "2026-10-24T01:20:00Z"]
+    assert cli("schedules", "preview", "nonsense").code == 2
+    assert cli("schedules", "preview").code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("SendEmail", '{"to": "a"}'), "when?"),
+        (("SendEmail", "--every", "1h"), "to"),
+        (("SendEmail", '{"to": "a"}', "--payload", "{}", "--every", "1h"), "one payload"),
+        (("SendEmial", "--every", "1h"), "did you mean 'SendEmail'"),
+        (("Report", "--cron", "@daily", "--timezone", "Europe/Warszawa"), "'Europe/Warsaw'"),
+        (("Report", "--every", "1h", "--start", "2030-01-01T00:00:00"), "--start"),
+        (("Report", "--every", "1h", "--start", "2030-01-02T00:00Z", "--end", "2030-01-01T00:00Z"), "before"),
+        (("Report", "--every", "soon"), "--every"),
+        (("Report", "--every", "1h", "--jitter", "soon"), "--jitter"),
+        (("Report", "--every", "1h", "--catch-up", "never"), "catch_up"),
+        (("Report", "--every", "1h", "--key", "k" * 256), "255"),
+    ],
+)
+def test_a_schedule_with_a_mistake_in_it_is_refused_and_not_stored(
+    cli: Cli, words: tuple[str, ...], complaint: str
+) -> None:
+    """SPEC SCH 41."""
+    ended = cli("schedules", "add", "odd", *words)
+    assert ended.code == 2
+    assert complaint in ended.err
+    assert cli("schedules", "list", "--json").json() == []
+
+
 # ── operating ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

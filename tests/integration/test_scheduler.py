@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskrunner import Task, declared, duties, register_task
+from taskrunner import AsyncTaskQueue, Task, declared, duties, register_task
 from taskrunner.db import aconnect, arun, connect, run
 from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.registry import Registry, discover, isolated
@@ -174,6 +174,22 @@ async def test_restarts_add_nothing(taskrunner_db: Database, registry: Registry)
 
 
 @both_loops
+async def test_a_schedule_made_at_run_time_is_taken_up_by_a_scheduler_that_waits_for_a_far_tick(
+    taskrunner_db: Database, registry: Registry
+) -> None:
+    """SPEC SCH 41: it looks once a `poll`, whatever it waits for; nobody has to wake it."""
+    taskrunner_db.freeze(NOON)
+    register(1, "@yearly")
+    url = taskrunner_db.url
+    async with AsyncTaskQueue.connect(url, registry=registry) as queue, running(url, registry, Settings()):
+        await until(lambda: bool(fetch(taskrunner_db, "SELECT FROM taskrunner.schedule")))
+        made = await queue.schedules.add("near", "T00", "1 12 * * *")
+        assert made.next_tick_at == NOON + MINUTE
+        taskrunner_db.travel(MINUTE)
+        await until(lambda: count(taskrunner_db) == 1)
+        assert (await queue.schedules.get("near")).ticks == 1
+
+
 async def test_terminated_connections_cost_no_tick(taskrunner_db: Database, registry: Registry) -> None:
     """SPEC CRA 36; FAULTS F12."""
     taskrunner_db.freeze(NOON)

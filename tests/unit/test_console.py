@@ -64,6 +64,8 @@ def schedule(**fields: Any) -> Schedule:
         "description": "0 3 * * * (UTC)", "payload": {}, "paused": False, "orphaned": False,
         "next_tick_at": NOW + timedelta(hours=15), "last_tick_at": NOW - timedelta(hours=9), "last_task_id": None,
         "last_error": None, "ticks": 3, "skipped": 0, "catch_up": "latest", "declared_in": "code",
+        "ended": False, "start_at": None, "end_at": None, "jitter": None, "key": None, "queue": None, "priority": None,
+        "created_at": NOW,
     }  # fmt: skip
     return Schedule(**{**values, **fields})
 
