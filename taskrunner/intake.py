@@ -122,7 +122,7 @@ def place_of(registry: Registry, task: Task | type[Task] | str, key: str | None,
     kind = registry.get(task) if isinstance(task, str) else registry.of(task)
     taken = unique_key(kind, task if isinstance(task, Task) else None, key)
     if taken is not None:
-        return Place(_name("tenant", tenant), [kind.name, *kind.aliases], taken)
+        return Place(check_name("tenant", tenant), [kind.name, *kind.aliases], taken)
     if isinstance(kind.unique, tuple):
         example = f"{kind.cls.__name__}({', '.join(f'{name}=…' for name in kind.unique)})"
         raise InvalidArgument(f"{kind.name} is unique by fields: give a task with them, as in {example}")
