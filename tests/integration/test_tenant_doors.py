@@ -389,7 +389,8 @@ def pooler(database_url: str, login_url: str) -> Iterator[str]:
         "default_pool_size = 1\nserver_reset_query =\nignore_startup_parameters = extra_float_digits,options\n"
     )
     folder.chmod(0o755)
-    account = {"user": "nobody"} if os.geteuid() == 0 else {}
+    # It will not run as root, and must reach the server's socket: as whoever owns that.
+    account = {"user": Path(host).stat().st_uid if host.startswith("/") else "nobody"} if os.geteuid() == 0 else {}
     running = subprocess.Popen(
         [program, "-q", f"{folder}/ini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **account
     )
@@ -398,7 +399,7 @@ def pooler(database_url: str, login_url: str) -> Iterator[str]:
         until = time.monotonic() + 20
         while True:
             try:
-                psycopg.connect(url, autocommit=True, prepare_threshold=None).close()
+                psycopg.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=5).close()
                 break
             except psycopg.OperationalError:
                 assert time.monotonic() < until, "the pooler does not answer"
