@@ -216,8 +216,6 @@ class Crew:
         if attempt in self.active:
             self.active.discard(attempt)
             self._pace.ended()
-        if self.progress:
-            self.progress.pop((claim.id, claim.claim_no), None)
         events.emit(events.Ended, claim.id, claim.claim_no, type(transition).__name__)
         if transition is not None:
             tell(claim, transition, attempt.run_seconds)
@@ -267,6 +265,11 @@ class Crew:
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep the latest word of a task on its progress, for the next write."""
         self.progress[attempt.claim.id, attempt.claim.claim_no] = text
+
+    def last_words(self) -> dict[tuple[UUID, int], str]:
+        """Take what tasks that have ended said last: to be written before their ends are."""
+        running = {(attempt.claim.id, attempt.claim.claim_no) for attempt in self.active}
+        return {claim: self.progress.pop(claim) for claim in self.progress.keys() - running}
 
     def exhausted(self) -> None:
         """Something that runs need cannot be had (a thread, a process, a mark): claim nothing for a while."""

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from taskrunner.durations import as_delay
 from taskrunner.jsonvalue import dump_json
+from taskrunner.progress import checked
 from taskrunner.store.task import Claimed
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class RunContext:
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Show people how far the task is; what comes too often is left out, the latest counts."""
-        text = dump_json({"done": done, "total": total, "message": message}, "progress")
+        text = dump_json(checked(done, total, message), "progress")
         self._on_loop(lambda: self._attempt.host.show_progress(self._attempt, text))
 
     def extend(self, delay: timedelta | float) -> None:

@@ -63,7 +63,11 @@ class Context(Protocol):
         """Whether the task should stop: a person, the timeout or the runner's end asks for it."""
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Show people how far the task is."""
+        """Show people how far the task is: a part of `total`, or a number without one; kept when the task ends.
+
+        Say it as often as you like: the latest counts, and is written twice a second.
+        Raises: `InvalidArgument` for more done than there is, or for what is no number.
+        """
 
     def extend(self, delay: timedelta | float) -> None:
         """Move the deadline: the task has this much time from now on."""

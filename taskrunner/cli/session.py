@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,6 +58,26 @@ def session(*, checked: bool = True, tenant: str | None = None) -> Iterator[Sess
         if checked:
             check_schema(connection)
         yield Session(settings, way.url, connection, tenant)
+
+
+@contextmanager
+def reconnecting(opened: Session) -> Iterator[Callable[[], Session]]:
+    """Lend what gives the session, connected anew where the database was away: for what goes on for long."""
+    from dataclasses import replace
+
+    from taskrunner.db import connect
+
+    current = opened
+    with ExitStack() as later:
+
+        def session() -> Session:
+            nonlocal current
+            if current.connection.closed:
+                again = connect(opened.url, name="taskrunner cli", prepare=opened.settings.prepare)
+                current = replace(opened, connection=later.enter_context(again))
+            return current
+
+        yield session
 
 
 def check_schema(connection: Connection[Any]) -> str:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taskrunner.cli.bykey import Key, OfTenant, OfType, SomeId
 from taskrunner.cli.options import After, AsJson, ByQueue, ByState, ByTenant, ByType, Limit, Since, TaskId
 
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from taskrunner.cli.session import Session
+    from taskrunner.reads import TaskView
+
 app = typer.Typer(help="List, show and steer tasks.", no_args_is_help=True, rich_markup_mode=None)
 
 Delay = Annotated[str | None, typer.Option(help="Due after this time: 30, 15s, 5m, 2h.")]
 At = Annotated[str | None, typer.Option(help="Due at this ISO time, as in 2026-01-31T08:00:00Z.")]
+
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it live until it has ended.")]
 
 
 @app.command("list", epilog="Example: taskrunner tasks list --state dead --since 2h --limit 20")
@@ -50,19 +58,48 @@ def list_(
     emit(found, as_json, lambda: console.show_tasks(found, now))
 
 
-@app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --json")
-def show(id_: TaskId, as_json: AsJson = False) -> None:
-    """Show one task with its result and errors."""
+@app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --watch")
+def show(id_: TaskId, watch: Watch = False, as_json: AsJson = False) -> None:
+    """Show one task with its progress, result and errors.
+
+    A watch ends with the task, and is 1 unless that has succeeded or was ignored; Ctrl-C ends the watch alone, with 1.
+    In a pipe, and with --json, it writes a line for each change.
+    """
     from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
-    from taskrunner.errors import NotFound
 
     with session() as opened:
-        found = opened.run(reads.task_by_id(id_)) or opened.run(reads.successor_by_id(id_))
-        why = opened.run(reads.unattended(id_))
-    if found is None:
-        raise NotFound(f"no task {id_}: it was never stored, or retention has removed it")
+        if watch:
+            _watch(opened, id_, as_json)
+            return
+        found, why = _there(opened, id_), opened.run(reads.unattended(id_))
     emit(found, as_json, lambda: console.show_task(found, why))
+
+
+def _there(opened: Session, id_: UUID) -> TaskView:
+    from taskrunner import reads
+    from taskrunner.errors import NotFound
+
+    view = opened.run(reads.task_by_id(id_)) or opened.run(reads.successor_by_id(id_))
+    if view is None:
+        raise NotFound(f"no task {id_}: it was never stored, or retention has removed it")
+    return view
+
+
+def _watch(opened: Session, id_: UUID, as_json: bool) -> None:
+    from taskrunner import console
+    from taskrunner.cli.session import emit, reconnecting
+
+    with reconnecting(opened) as current:
+        ended = console.follow_task(console.screen(), lambda: _there(current(), id_), _json_line if as_json else None)
+    if ended is not None and not as_json:
+        emit(ended, as_json, lambda: console.show_task(ended))
+    if ended is None or ended.state not in ("succeeded", "ignored"):
+        raise typer.Exit(1)
+
+
+def _json_line(task: TaskView) -> str:
+    return task.model_dump_json()
 
 
 @app.command(epilog="Example: taskrunner tasks cancel 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")

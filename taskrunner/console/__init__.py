@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskrunner.console.benchmark import bars, show_report
     from taskrunner.console.detail import show_task
+    from taskrunner.console.follow import follow_task, task_line
     from taskrunner.console.lists import (
         show_dead,
         show_instants,
@@ -30,6 +31,7 @@ __all__ = [
     "WIDE",
     "bars",
     "cell",
+    "follow_task",
     "screen",
     "show_dead",
     "show_instants",
@@ -45,6 +47,7 @@ __all__ = [
     "show_tasks",
     "show_upcoming",
     "status_line",
+    "task_line",
     "waiting",
     "watch",
 ]
@@ -55,6 +58,7 @@ _PLACES = {
     **dict.fromkeys(("cell", "screen", "waiting"), "terminal"),
     **dict.fromkeys(("WIDE", "show_status", "status_line", "watch"), "overview"),
     **dict.fromkeys(("bars", "show_report"), "benchmark"),
+    **dict.fromkeys(("follow_task", "task_line"), "follow"),
     "show_task": "detail",
     "show_schedule": "rule",
 }

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from taskrunner.console.follow import progress_words
 from taskrunner.console.lists import STYLES
 from taskrunner.console.terminal import cell, table
 from taskrunner.console.words import span, stamp
@@ -45,7 +46,9 @@ def _facts(task: TaskView) -> Iterator[tuple[str, Text]]:
         yield "took", _cell(span((task.finished_at - task.started_at).total_seconds()))
     if task.runner_id is not None:
         yield "runner", _cell(task.runner_id)
-    for name in ("result", "progress", "meta"):
+    if task.progress is not None:
+        yield "progress", _cell(progress_words(task.progress))
+    for name in ("result", "meta"):
         if (value := getattr(task, name)) not in (None, {}):
             yield name, _cell(_json(value))
 

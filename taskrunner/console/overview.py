@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from threading import Event
-from types import FrameType
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from taskrunner.console.lists import show_queues, show_runners, show_schedules
-from taskrunner.console.terminal import Name, cell, table
+from taskrunner.console.terminal import Name, cell, table, until_interrupted
 from taskrunner.console.words import figure, span, stamp, until
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.reads import Counts, Status, TypeCounts
@@ -54,29 +52,13 @@ def status_line(status: Status, now: datetime) -> str:
 
 def watch(console: Console, look: Look, line: Line | None = None) -> None:
     """Redraw the page each second until Ctrl-C; with `line`, or without a terminal, write a line each second."""
-    with _until_interrupted() as ended, suppress(KeyboardInterrupt):
+    with until_interrupted() as ended, suppress(KeyboardInterrupt):
         if console.is_terminal and line is None:
             _draw(console, look, ended)
             return
         for status, now, trouble in _looks(look, ended):
             console.file.write((trouble or (line or status_line)(status, now)) + "\n")
             console.file.flush()
-
-
-@contextmanager
-def _until_interrupted() -> Iterator[Event]:
-    """Set the event at SIGINT, and interrupt what waits; where the interrupt is swallowed, the event is seen."""
-    ended = Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        ended.set()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield ended
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _draw(console: Console, look: Look, ended: Event) -> None:

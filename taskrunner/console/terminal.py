@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
+from types import FrameType
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -79,3 +82,19 @@ def waiting(what: str) -> Iterator[None]:
     with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task(what, total=None)
         yield
+
+
+@contextmanager
+def until_interrupted() -> Iterator[Event]:
+    """Set the event at SIGINT, and interrupt what waits; where the interrupt is swallowed, the event is seen."""
+    ended = Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        ended.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield ended
+    finally:
+        signal.signal(signal.SIGINT, before)

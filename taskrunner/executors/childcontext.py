@@ -21,6 +21,7 @@ from taskrunner.errors import LeaseLost, TaskrunnerError
 from taskrunner.executors.childlink import Link, RequestRefused
 from taskrunner.once import called, checked_key, on_a_loop, written
 from taskrunner.outcome import Succeeded, classify
+from taskrunner.progress import checked
 from taskrunner.task import Parent
 
 
@@ -55,7 +56,7 @@ class ChildContext:
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Show people how far the task is."""
-        self._tell("progress", {"done": done, "total": total, "message": message})
+        self._tell("progress", checked(done, total, message))
 
     def extend(self, delay: timedelta | float) -> None:
         """Move the deadline: the task has this much time from now on."""
