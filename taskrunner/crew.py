@@ -59,7 +59,7 @@ class Crew:
         """`changed` is called when an attempt ends, `overrun` when too many stray threads go on."""
         self.registry, self.effects = registry, effects
         self.loop = asyncio.get_running_loop()
-        self.outbox = Outbox(self._settled)
+        self.outbox = Outbox(self._settled, self.last_words)
         self.active: set[Attempt] = set()
         self.progress: dict[tuple[UUID, int], str] = {}
         self.rests_until = 0.0
@@ -186,7 +186,7 @@ class Crew:
     def forget(self) -> None:
         """Drop what is held and undelivered: it belongs to a lease that is gone."""
         self._held.clear()
-        self.outbox = Outbox(self._settled)
+        self.outbox = Outbox(self._settled, self.last_words)
 
     def names(self, current: asyncio.Task[Any] | None) -> list[str]:
         """Name the task that is in this asyncio task, else all that run, for the watchdog; called from its thread."""
@@ -268,6 +268,8 @@ class Crew:
 
     def last_words(self) -> dict[tuple[UUID, int], str]:
         """Take what tasks that have ended said last: to be written before their ends are."""
+        if not self.progress:
+            return {}
         running = {(attempt.claim.id, attempt.claim.claim_no) for attempt in self.active}
         return {claim: self.progress.pop(claim) for claim in self.progress.keys() - running}
 

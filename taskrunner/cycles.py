@@ -134,9 +134,9 @@ class Cycles:
     async def write_last(self, runner_id: UUID) -> None:
         """Write what is in the outbox, and claim nothing."""
         outbox = self._crew.outbox
-        await self._write_last_words(self._lanes[0], runner_id)
         while letters := outbox.take():
             try:
+                await outbox.write_last_words(self.run, runner_id)
                 asked = Cycle(runner_id, [letter.ending() for letter in letters])
                 cycled = await self.run(store.cycle(asked))
             except BaseException:
@@ -189,7 +189,7 @@ class Cycles:
             if letters:
                 events.fail_point("before_finish")
             try:
-                await self._write_last_words(lane, runner_id)
+                await outbox.write_last_words(lane.run, runner_id)
                 cycled = await lane.run(_statement(asked, plan))
             except BaseException:
                 outbox.put_back(letters)
@@ -210,10 +210,6 @@ class Cycles:
                 self._prospects.heard(task.hint())
         finally:
             self._idle.append(lane)
-
-    async def _write_last_words(self, lane: Link, runner_id: UUID) -> None:
-        if self._crew.progress and (words := self._crew.last_words()):
-            await lane.run(store.progress(runner_id, words))
 
     def _note(self, plan: Plan, cycled: Cycled, room: int) -> None:
         if cycled.turn is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -63,14 +63,19 @@ class Letter:
         return Ending(claim.id, claim.claim_no, attempt.run_seconds, attempt.age, detail=detail, delay=delay)
 
 
+Words = Callable[[], Mapping[tuple[UUID, int], str]]
+
+
 class Outbox:
     """What has been decided and is not known to be stored. `settled` is called with each attempt that is.
 
     Whoever writes letters takes them, so that no two cycles write the same one, and puts them back if it failed.
     """
 
-    def __init__(self, settled: Callable[[Attempt], None]) -> None:
+    def __init__(self, settled: Callable[[Attempt], None], last_words: Words = dict) -> None:
+        """`last_words` takes what runs that are over said of their progress and nobody has written yet."""
         self._settled = settled
+        self._last_words = last_words
         self._finishes: dict[int, Letter] = {}
         self._others: dict[int, Letter] = {}
         self._special: dict[int, Letter] = {}
@@ -114,6 +119,11 @@ class Outbox:
         """A cycle took the letters it was `sent`, but for those `left`."""
         await self._sort(pump, runner_id, sent, {id_ for id_, _ in left})
 
+    async def write_last_words(self, pump: Pump, runner_id: UUID) -> None:
+        """Write what was said last by those whose letters have been taken: afterwards their rows are gone."""
+        if words := self._last_words():
+            await pump(store.progress(runner_id, words))
+
     async def write_others(self, pump: Pump, runner_id: UUID) -> list[Due]:
         """Write retries, snoozes, burials and releases; returns what is pending again, and tells the runners."""
         self._unstick()
@@ -134,6 +144,7 @@ class Outbox:
         back: list[Due] = []
         events.fail_point("before_finish")
         try:
+            await self.write_last_words(pump, runner_id)
             if kind is Bury:
                 won = set(await pump(store.bury(runner_id, endings)))
             else:
@@ -152,6 +163,7 @@ class Outbox:
         write = slow.end_free if letters[0].hurried else slow.end_many
         events.fail_point("before_finish")
         try:
+            await self.write_last_words(pump, runner_id)
             closed: Closed = await pump(write(runner_id, endings, patience=_PATIENCE))
         except (LockNotAvailable, DeadlockDetected):
             self._at_once = max(1, len(letters) // 2)

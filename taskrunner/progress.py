@@ -11,7 +11,7 @@ MESSAGE = 1000
 """Characters of the message that are kept."""
 
 
-def checked(done: float, total: float | None, message: str | None) -> dict[str, Any]:
+def checked(done: float, total: float | None = None, message: str | None = None) -> dict[str, Any]:
     """Return a progress as it is stored. Raises: `InvalidArgument` for what is none."""
     _check_number("done", done)
     if total is not None:

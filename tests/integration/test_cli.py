@@ -271,7 +271,7 @@ def test_enqueue_refuses_times_it_cannot_read(cli: Cli) -> None:
 def test_a_wait_that_is_too_short_fails_and_the_task_stays(cli: Cli) -> None:
     ended = cli("enqueue", "Report", "--wait", "--timeout", "0.05")
     assert ended.code == 1
-    assert "has not ended in time: no live runner knows Report" in ended.err
+    assert "has not ended in time: it is pending, due; no live runner knows Report" in ended.err
     assert ended.err.count("taskrunner start all") == 2  # at once, and in the end
     assert len(cli("tasks", "list", "--state", "pending", "--json").json()) == 1
 
