@@ -81,7 +81,8 @@ class Settings(BaseModel):
         None, description="Folder with the programs of the PostgreSQL that a private server is started from."
     )
     listen: bool = Field(
-        True, description="Wake on NOTIFY; off behind a transaction pooler, where only the poll finds work."
+        True,
+        description="Wake on NOTIFY; off behind a transaction pooler, where looks find work and the ends of tasks.",
     )
     prepare: bool = Field(True, description="Use prepared statements; off behind a pooler that does not support them.")
     project: Annotated[Path, AfterValidator(_folder)] = Field(
