@@ -8,6 +8,7 @@ import typer
 
 from taskrunner.cli.bykey import Key, OfTenant, OfType, SomeId
 from taskrunner.cli.options import After, AsJson, ByQueue, ByState, ByTenant, ByType, Limit, Since, TaskId
+from taskrunner.cli.wholeflow import Flow
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -60,20 +61,26 @@ def list_(
 
 @app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --watch")
 def show(id_: TaskId, watch: Watch = False, as_json: AsJson = False) -> None:
-    """Show one task with its progress, result and errors.
+    """Show one task with its progress, result and errors, and the flow that it belongs to.
+
+    A flow is drawn with each task beneath the last of those that it runs after.
 
     A watch ends with the task, and is 1 unless that has succeeded or was ignored; Ctrl-C ends the watch alone, with 1.
     In a pipe, and with --json, it writes a line for each change.
     """
     from taskrunner import console, reads
+    from taskrunner.cli import wholeflow
     from taskrunner.cli.session import emit, session
 
     with session() as opened:
         if watch:
             _watch(opened, id_, as_json)
             return
-        found, why = _there(opened, id_), opened.run(reads.unattended(id_))
-    emit(found, as_json, lambda: console.show_task(found, why))
+        found = _there(opened, id_)
+        detail, why = opened.run(reads.detail(found)), opened.run(reads.unattended(id_))
+        emit(detail, as_json, lambda: console.show_task(detail, why))
+        if not as_json:
+            wholeflow.show(opened, detail)
 
 
 def _there(opened: Session, id_: UUID) -> TaskView:
@@ -104,35 +111,49 @@ def _json_line(task: TaskView) -> str:
 
 @app.command(epilog="Example: taskrunner tasks cancel 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
 def cancel(
-    id_: SomeId = None, type_: OfType = None, key: Key = None, tenant: OfTenant = None, as_json: AsJson = False
+    id_: SomeId = None,
+    type_: OfType = None,
+    key: Key = None,
+    tenant: OfTenant = None,
+    flow: Flow = False,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel a task.
 
     A waiting one is cancelled at once; the runner of a running one is asked to stop it.
     """
+    from taskrunner.cli import wholeflow
     from taskrunner.cli.bykey import meant
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
     with session() as opened:
         id_ = meant(opened, id_, type_, key, tenant)
+        if flow:
+            wholeflow.cancel(opened, id_, as_json)
+            return
         outcome = opened.run(steering.cancel(id_))
     words = "cancelled" if outcome == "cancelled" else "its runner was asked to stop it"
     tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {words}")
 
 
 @app.command(epilog="Example: taskrunner tasks retry 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
-def retry(id_: TaskId, as_json: AsJson = False) -> None:
+def retry(id_: TaskId, flow: Flow = False, as_json: AsJson = False) -> None:
     """Let a task run now.
 
-    A pending task becomes due. A dead one is requeued under a new id, which is printed.
+    A pending task becomes due. A dead one is requeued under a new id, which is printed; with --flow all that is dead in
+    its flow is, to run in its order.
     """
     from uuid_utils.compat import uuid7
 
+    from taskrunner.cli import wholeflow
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
     with session() as opened:
+        if flow:
+            wholeflow.retry(opened, id_, as_json)
+            return
         live = opened.run(steering.retry_now(id_, uuid7()))
     words = "is due now" if live == id_ else f"was requeued as {live}"
     tell({"id": live, "requeued_from": None if live == id_ else id_}, as_json, f"{id_} {words}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskrunner.console.benchmark import bars, show_report
     from taskrunner.console.detail import show_task
+    from taskrunner.console.family import show_flow
     from taskrunner.console.follow import follow_task, task_line
     from taskrunner.console.lists import (
         show_dead,
@@ -34,6 +35,7 @@ __all__ = [
     "follow_task",
     "screen",
     "show_dead",
+    "show_flow",
     "show_instants",
     "show_logins",
     "show_queues",
@@ -59,6 +61,7 @@ _PLACES = {
     **dict.fromkeys(("WIDE", "show_status", "status_line", "watch"), "overview"),
     **dict.fromkeys(("bars", "show_report"), "benchmark"),
     **dict.fromkeys(("follow_task", "task_line"), "follow"),
+    "show_flow": "family",
     "show_task": "detail",
     "show_schedule": "rule",
 }

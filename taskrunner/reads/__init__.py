@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
+from taskrunner.reads.flow import FlowTask, FlowView, TaskDetail, detail, flow
 from taskrunner.reads.tasks import (
     ROOM,
     dead_letter_by_id,
@@ -35,17 +36,22 @@ __all__ = [
     "ROOM",
     "Counts",
     "DeadView",
+    "FlowTask",
+    "FlowView",
     "Page",
     "Queue",
     "Runner",
     "Schedule",
     "Status",
+    "TaskDetail",
     "TaskFilter",
     "TaskView",
     "TypeCounts",
     "dead_letter_by_id",
     "dead_letters",
+    "detail",
     "ended_tasks",
+    "flow",
     "list_tasks",
     "live_runners",
     "now",

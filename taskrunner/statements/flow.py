@@ -191,13 +191,13 @@ SELECT d.child_id, count(*)::int AS count
 # ── shown ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 FAMILY = """
-SELECT d.parent_id, d.child_id, d.on_failure FROM taskrunner.dependency d
+SELECT d.parent_id, d.child_id FROM taskrunner.dependency d
  WHERE d.parent_id = %(id)s OR d.child_id = %(id)s
  ORDER BY d.parent_id, d.child_id
 """
 
 EDGES = """
-SELECT d.parent_id, d.child_id, d.on_failure FROM taskrunner.dependency d
+SELECT d.parent_id, d.child_id FROM taskrunner.dependency d
  WHERE d.parent_id = ANY(%(ids)s::uuid[])
  ORDER BY d.parent_id, d.child_id
 """
@@ -205,7 +205,8 @@ SELECT d.parent_id, d.child_id, d.on_failure FROM taskrunner.dependency d
 MEMBERS = """
 SELECT t.id, t.type, t.state, NULL::uuid AS requeued_as FROM taskrunner.task t WHERE t.id = ANY(%(ids)s::uuid[])
 UNION ALL
-SELECT h.id, h.type, h.state, NULL FROM taskrunner.task_history h WHERE h.id = ANY(%(ids)s::uuid[])
+SELECT h.id, h.type, h.state, NULL FROM taskrunner.task_history h
+ WHERE h.id = ANY(%(ids)s::uuid[]) AND h.finished_at >= %(since)s
 UNION ALL
 SELECT d.id, d.type, 'dead', d.requeued_as FROM taskrunner.dead_letter d WHERE d.id = ANY(%(ids)s::uuid[])
 """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from taskrunner.db import Op, Steps, column, scalar
+from taskrunner.idtime import ended_since
 from taskrunner.statements import enqueue as sql
 from taskrunner.store.task import Due, announce, dues
 
@@ -191,18 +192,6 @@ def _take_back_ended(ids: list[UUID]) -> Steps[set[UUID]]:
     if ended:
         yield Op(sql.TAKE_BACK, {"ids": list(ended)}, column)
     return ended
-
-
-def ended_since(ids: Collection[UUID]) -> datetime:
-    """Return a day before the oldest id was made: no task with such an id ended earlier.
-
-    A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7); any other id could be of any age. The day is
-    for clients whose clocks are wrong.
-    """
-    if any(id_.version != 7 for id_ in ids):
-        return datetime(1970, 1, 1, tzinfo=UTC)
-    made = datetime.fromtimestamp(min(id_.int >> 80 for id_ in ids) / 1000, tz=UTC)
-    return min(made, datetime.now(UTC)) - timedelta(days=1)
 
 
 def _add_params(tasks: Sequence[NewTask], aliases: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from uuid_utils.compat import uuid7
 from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.errors import Conflict, InvalidArgument, NotFound
 from taskrunner.flow import Edge
+from taskrunner.idtime import ended_since
 from taskrunner.statements import flow as sql
 from taskrunner.statements import steering
 from taskrunner.store import enqueue
 from taskrunner.store.ending import NOBODY, Ended, fail, leave
-from taskrunner.store.enqueue import Enqueued, NewTask, Stored, ended_since
+from taskrunner.store.enqueue import Enqueued, NewTask, Stored
 from taskrunner.store.fresh import Batch
 from taskrunner.store.task import BOUNDS, Due, announce, dues
 from taskrunner.task import Parent

@@ -22,6 +22,8 @@ from taskrunner.db import connect, run
 from taskrunner.errors import EmbeddedError
 from taskrunner.queue import TaskQueue
 from taskrunner.registry import isolated
+from taskrunner.registry import registry as declared
+from taskrunner.store import ending
 from taskrunner.store import enqueue as enqueue_store
 from taskrunner.store import runner as runners
 from taskrunner.store import task as store
@@ -284,6 +286,7 @@ def test_a_shown_task_has_exactly_the_documented_fields(cli: Cli) -> None:
     assert list(shown) == [
         "id", "type", "queue", "tenant", "state", "priority", "payload", "tries", "crashes", "maturity_at",
         "created_at", "started_at", "finished_at", "runner_id", "errors", "result", "progress", "meta",
+        "parents", "children",
     ]  # fmt: skip
 
 
@@ -720,3 +723,48 @@ def test_init_writes_a_project_whose_task_is_found_and_never_overwrites(
     cli("init", folder)
     monkeypatch.chdir(folder)
     assert cli("config", "check", "--json").json() == ["Hello"]
+
+
+# ── flows ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_flow_is_drawn_cancelled_and_retried_by_one_of_its_tasks(taskrunner_db: Database, cli: Cli) -> None:
+    """SPEC FLO 57."""
+    enqueue(cli)  # what loads the project's tasks
+    first = cli("enqueue", "SendEmail", '{"to": "a@b.c"}', "--queue", "other", "--json").json()["id"]
+    with TaskQueue.connect(taskrunner_db.url) as queue:
+        kind = declared.get("SendEmail").cls
+        parts = [queue.add(kind(to=f"{n}@b.c"), after=first).id for n in range(8)]
+        last = queue.add(kind(to="z@b.c"), after=parts).id
+    shown = cli("tasks", "show", last, "--json").json()
+    assert (shown["parents"], shown["children"]) == (sorted(map(str, parts)), [])
+    assert cli("tasks", "show", first, "--json").json()["children"] == sorted(map(str, parts))
+    drawn = cli("tasks", "show", last).out
+    flow = drawn[drawn.index("flow of 10 tasks") :].splitlines()
+    assert flow[1] == f"└── SendEmail {first} pending"
+    assert flow[2:] == [
+        "    ├── 7 × SendEmail blocked",
+        f"    └── SendEmail {max(parts)} blocked",
+        f"        └── SendEmail {last} blocked after 8 tasks",
+    ]
+    assert "flow" not in cli("tasks", "show", enqueue(cli)).out
+    assert cli("tasks", "cancel", last, "--flow").out == "cancelled 10\n"
+    assert cli("tasks", "cancel", last, "--flow").code == 1
+    assert "nothing of it is dead" in cli("tasks", "retry", last, "--flow").err
+
+
+def test_a_dead_flow_is_retried_by_one_of_its_tasks(taskrunner_db: Database, cli: Cli) -> None:
+    """SPEC FLO 57."""
+    parent = enqueue(cli)
+    with TaskQueue.connect(taskrunner_db.url) as queue:
+        child = queue.add(declared.get("SendEmail").cls(to="z@b.c"), after=parent).id
+    with connect(taskrunner_db.url) as conn:
+        process = runners.Process(uuid7(), "runner", "host", 1, ("mail",), ("SendEmail",), 1, "0.1")
+        run(conn, runners.join(process, timedelta(seconds=15)))
+        claimed = claim_due(conn, process.id, 1, ["SendEmail"], "mail")[0]
+        gone = store.Ending(claimed.id, claimed.claim_no, state="dead", detail='[{"message": "SMTP is down"}]')
+        run(conn, ending.end(process.id, gone))
+    assert f"its parent SendEmail {parent} is dead" in " ".join(cli("dead", "show", child).out.split())
+    requeued = cli("tasks", "retry", child, "--flow", "--json").json()["requeued"]
+    assert set(requeued) == {str(parent), str(child)}
+    assert [cli("tasks", "show", new, "--json").json()["state"] for new in requeued.values()] == ["pending", "blocked"]

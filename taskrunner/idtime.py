@@ -1,0 +1,19 @@
+"""What a task's id tells of time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+
+def ended_since(ids: Collection[UUID]) -> datetime:
+    """Return a day before the oldest id was made: no task with such an id ended earlier.
+
+    A UUIDv7 begins with 48 bits of milliseconds (RFC 9562, 5.7); any other id could be of any age. The day is
+    for clients whose clocks are wrong.
+    """
+    if any(id_.version != 7 for id_ in ids):
+        return datetime(1970, 1, 1, tzinfo=UTC)
+    made = datetime.fromtimestamp(min(id_.int >> 80 for id_ in ids) / 1000, tz=UTC)
+    return min(made, datetime.now(UTC)) - timedelta(days=1)

@@ -1,0 +1,58 @@
+"""What a task is connected with: its parents and children, and the whole flow as a graph."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from taskrunner.db import Op, Steps, column
+from taskrunner.idtime import ended_since
+from taskrunner.reads.views import TaskView
+from taskrunner.statements import flow as sql
+
+
+class TaskDetail(TaskView):
+    """A task and the ids of those that it waits for, or waited for, and of those that wait for it."""
+
+    parents: list[UUID]
+    children: list[UUID]
+
+
+class FlowTask(NamedTuple):
+    """A task of a flow; one that was requeued is there as what was made of it."""
+
+    id: UUID
+    type: str
+    state: str
+    requeued_as: UUID | None
+
+
+class FlowView(BaseModel):
+    """Tasks in the order of their ids, and pairs of a parent and its child."""
+
+    tasks: list[FlowTask]
+    edges: list[tuple[UUID, UUID]]
+
+
+def detail(task: TaskView) -> Steps[TaskDetail]:
+    """Return the task with its parents and children."""
+    pairs = yield Op(sql.FAMILY, {"id": task.id}, list)
+    return TaskDetail(
+        **dict(task),
+        parents=[parent for parent, child in pairs if child == task.id],
+        children=[child for parent, child in pairs if parent == task.id],
+    )
+
+
+def flow(id_: UUID) -> Steps[FlowView]:
+    """Return all that is connected with a task by dependencies; what retention has removed is left out."""
+    ids = yield Op(sql.FLOW, {"id": id_}, column)
+    rows = yield Op(sql.MEMBERS, {"ids": ids, "since": ended_since(ids)}, list)
+    tasks = {row[0]: FlowTask(*row) for row in rows}
+    shown = [task for task in tasks.values() if task.requeued_as not in tasks]
+    members = {task.id for task in shown}
+    pairs = yield Op(sql.EDGES, {"ids": list(members)}, list)
+    edges = [(parent, child) for parent, child in pairs if child in members]
+    return FlowView(tasks=sorted(shown), edges=edges)
