@@ -324,6 +324,11 @@ class Link:
         self._conn: AsyncConnection[TupleRow] | None = None
         self._turn = asyncio.Lock()
 
+    @property
+    def url(self) -> str:
+        """Where it leads to."""
+        return self._url
+
     async def run(self, work: Work[T]) -> T:
         """Execute `work`, connecting first if need be. Raises: `DatabaseUnreachable` and the connection is dropped."""
         async with self.connection() as conn:

@@ -172,7 +172,7 @@ class Scheduler:
 
     async def _maintain(self) -> None:
         try:
-            await janitor.partitions(self._maintenance, self._settings.partitions_ahead)
+            await janitor.partitions(self._maintenance, self._settings)
             await janitor.retention(self._maintenance, self._settings)
         finally:
             await self._maintenance.close()

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 
 from taskrunner.db import run
+from taskrunner.spans import around
 from taskrunner.store import history
 from taskrunner.testing.database import Database
 
@@ -86,7 +87,7 @@ def add_history(db: Database, rows: int, told: Callable[[int], None]) -> None:
     days = [midnight - timedelta(days=back) for back in range(1, DAYS + 1)]
     with db.connect() as conn:
         for day in days:
-            run(conn, history.create(day.date(), timedelta(seconds=5)))
+            run(conn, history.create(around(day.date(), "day"), timedelta(seconds=5)))
         conn.execute(_STATS)
     share = max(rows // len(days), 1)
     parts = [(day, first, min(STEP, share - first)) for day in days for first in range(0, share, STEP)]

@@ -81,7 +81,13 @@ def maintain(as_json: AsJson = False) -> None:
         done = asyncio.run(duties(opened.url))
     gone = ", ".join(f"{count} {kind}" for kind, count in done.deleted.items() if count) or "none"
     words = f"partitions: {len(done.created)} made, {len(done.dropped)} dropped, {len(done.blocked)} blocked"
-    tell(asdict(done), as_json, f"{words}; rows moved: {done.moved}; rows deleted: {gone}")
+    swept = f"; rows swept from others: {sum(done.swept.values())}" if done.swept else ""
+    files = "".join(f"\narchived {path}" for path in done.archived)
+    tell(asdict(done), as_json, f"{words}{swept}; rows moved: {done.moved}; rows deleted: {gone}{files}")
+    for name, reason in done.failed.items():
+        talk(f"{name} was kept, because it could not be archived: {reason}")
+    if done.failed:
+        raise typer.Exit(1)
 
 
 def health(

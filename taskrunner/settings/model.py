@@ -22,7 +22,14 @@ from pydantic import (
 )
 
 from taskrunner.settings.sources import variable
-from taskrunner.settings.values import format_duration, is_loopback, normalise_url, parse_duration, read_queues
+from taskrunner.settings.values import (
+    format_duration,
+    is_loopback,
+    normalise_url,
+    parse_duration,
+    read_keep,
+    read_queues,
+)
 
 # Two heartbeats may be lost or late, and a little of the third, before a live runner's lease ends.
 LEASE_PER_HEARTBEAT = 2.5
@@ -37,6 +44,14 @@ def _count(value: object) -> object:
 def _folder(value: Path) -> Path:
     folder = value.expanduser().resolve()
     if not folder.is_dir():
+        raise ValueError("is no folder")
+    return folder
+
+
+def _anywhere(value: Path) -> Path:
+    """A folder of another machine's, perhaps: whoever writes to it says so when it is missing."""
+    folder = value.expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
         raise ValueError("is no folder")
     return folder
 
@@ -59,6 +74,7 @@ def _cpus() -> int:
 
 Count = Annotated[int, BeforeValidator(_count)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Unit = Annotated[Literal["day", "week", "month"], BeforeValidator(_lower)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
@@ -147,6 +163,17 @@ class Settings(BaseModel):
     history_retention: Duration = Field(
         timedelta(days=30), ge=timedelta(days=1), le=timedelta(days=3650), description="Time that ended tasks are kept."
     )
+    history_keep: dict[str, Duration] = Field(
+        default_factory=dict,
+        description="Other times for queues and states, as in mail:7d,*/ignored:1d,mail/cancelled:90d.",
+    )
+    history_partition: Unit = Field(
+        "day",
+        description="Days that a partition of history holds; kept for long, few months are better than many days.",
+    )
+    archive_dir: Annotated[Path, AfterValidator(_anywhere)] | None = Field(
+        None, description="Folder to which history is archived before it is dropped; unset: it is not."
+    )
     stats_retention: Duration = Field(
         timedelta(days=30),
         ge=timedelta(days=1),
@@ -186,6 +213,11 @@ class Settings(BaseModel):
     @classmethod
     def _weights(cls, value: object) -> dict[str, int]:
         return read_queues(value)
+
+    @field_validator("history_keep", mode="before")
+    @classmethod
+    def _by_selector(cls, value: object) -> dict[str, timedelta]:
+        return read_keep(value)
 
     @field_validator("lease")
     @classmethod

@@ -26,7 +26,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("grace", "poll", "uvloop"),
     ),
     "Leases and limits": ("heartbeat", "lease", "crash_limit", "stray_limit", "catch_up_limit"),
-    "Retention": ("history_retention", "stats_retention", "idempotency_retention", "partitions_ahead"),
+    "Retention": (
+        "history_retention",
+        "history_keep",
+        "history_partition",
+        "partitions_ahead",
+        "archive_dir",
+        "stats_retention",
+        "idempotency_retention",
+    ),
     "API": ("api_host", "api_port", "api_token"),
     "Logs": ("log_level", "log_format"),
 }
@@ -36,6 +44,8 @@ KINDS = {
     "project": "folder",
     "pg_bin": "folder",
     "queues": "names with weights",
+    "history_keep": "queues and states with durations",
+    "archive_dir": "folder",
     "api_token": "text, secret",
 }
 

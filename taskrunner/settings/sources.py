@@ -99,8 +99,9 @@ def _file_layer(path: Path, table: tuple[str, ...], describe: Callable[[str], st
 def _anchored(values: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Paths in a file are relative to it, so that a command means the same from any folder."""
     kept = {name: value for name, value in values.items() if name != "project"}
-    if isinstance(kept.get("pg_bin"), str):
-        kept["pg_bin"] = root / Path(kept["pg_bin"]).expanduser()
+    for name in ("pg_bin", "archive_dir"):
+        if isinstance(kept.get(name), str):
+            kept[name] = root / Path(kept[name]).expanduser()
     return kept
 
 

@@ -17,6 +17,10 @@ _SHOWN = 200
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?) ?(?P<unit>ms|s|m|h|d)?", re.ASCII)
 _QUEUE = re.compile(r"(?P<name>[^\s:,]+)(?::(?P<weight>[1-9]\d{0,3}))?", re.ASCII)
+# A queue, perhaps with one of the states of history, or a state of every queue. A % would be a parameter's in SQL.
+_SELECTOR = re.compile(r"(?:[^\s:,/%*]+|(?:\*|[^\s:,/%*]+)/(?:succeeded|ignored|cancelled))", re.ASCII)
+_STATES_SAID = "the states of history are succeeded, ignored, cancelled"
+_SHORTEST, _LONGEST = timedelta(hours=1), timedelta(days=3650)
 _HOST = re.compile(r"(?:\[[0-9a-zA-Z:.%]+\]|[^\s:\[\]@]*)(?::\d{1,5})?", re.ASCII)
 _PASSWORD = re.compile(r"^(?P<user>\w+://[^:@/?]*:)[^@/?]*@")
 _PARAMETER = re.compile(r"(?P<key>[?&](?:ssl)?password=)[^&]*")
@@ -82,6 +86,39 @@ def format_queues(weights: Mapping[str, int]) -> str:
     return ",".join(f"{name}:{weight}" for name, weight in weights.items())
 
 
+def read_keep(value: object) -> dict[str, timedelta]:
+    """Read `mail:7d,*/ignored:1d`, as text, a list of such texts or a table; ValueError else."""
+    if isinstance(value, Mapping):
+        items = [(str(selector), each) for selector, each in value.items()]
+    else:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            raise ValueError("must be queues or states with durations, as in mail:7d,*/ignored:1d")
+        items = [_kept(part) for part in filter(None, (part.strip() for part in parts))]
+    found: dict[str, timedelta] = {}
+    for selector, each in items:
+        if _SELECTOR.fullmatch(selector) is None:
+            raise ValueError(f"{selector!r} selects nothing; write mail, mail/ignored or */ignored; {_STATES_SAID}")
+        if selector in found:
+            raise ValueError(f"names {selector!r} twice")
+        found[selector] = parse_duration(each)
+        if not _SHORTEST <= found[selector] <= _LONGEST:
+            raise ValueError(f"{selector!r} must be kept for at least 1h and at most 3650d")
+    return found
+
+
+def _kept(item: str) -> tuple[str, str]:
+    selector, colon, duration = item.rpartition(":")
+    if not colon:
+        raise ValueError(f"{item!r} has no duration: write {item}:7d")
+    return selector, duration
+
+
+def format_keep(kept: Mapping[str, timedelta]) -> str:
+    """Write the times as `read_keep` reads them."""
+    return ",".join(f"{selector}:{format_duration(duration)}" for selector, duration in kept.items())
+
+
 def normalise_url(url: str) -> str:
     """Return the database address under the scheme libpq knows; several hosts are allowed; ValueError else."""
     scheme, separator, rest = url.strip().partition("://")
@@ -130,5 +167,7 @@ def display(name: str, value: object) -> str:
         return format_duration(text)
     if name == "queues" and isinstance(text, dict):
         return format_queues(text)
+    if name == "history_keep" and isinstance(text, dict):
+        return format_keep(text)
     shown = str(text).lower() if isinstance(text, bool) else str(text)
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"

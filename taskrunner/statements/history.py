@@ -11,10 +11,18 @@ PATIENCE = "SELECT set_config('lock_timeout', %(patience)s, true)"
 # Today in UTC, whatever the session's, the database's or the server's time zone is.
 TODAY = "SELECT (taskrunner.clock() AT TIME ZONE 'UTC')::date"
 
+# Every partition but DEFAULT with its bounds, whoever made it, and what its comment says.
 PARTITIONS = """
-SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
- WHERE i.inhparent = 'taskrunner.task_history'::regclass
- ORDER BY c.relname
+SELECT c.relname::text AS name,
+       coalesce(p.bounds[2]::timestamptz, '0001-01-02 00:00+00') AS begins_at,
+       coalesce(p.bounds[4]::timestamptz, '9999-12-30 00:00+00') AS ends_at,
+       obj_description(c.oid, 'pg_class') AS note
+  FROM pg_inherits i
+  JOIN pg_class c ON c.oid = i.inhrelid
+ CROSS JOIN LATERAL (SELECT regexp_match(pg_get_expr(c.relpartbound, c.oid),
+       'FROM \\((MINVALUE|''([^'']+)'')\\) TO \\((MAXVALUE|''([^'']+)'')\\)') AS bounds) p
+ WHERE i.inhparent = 'taskrunner.task_history'::regclass AND p.bounds IS NOT NULL
+ ORDER BY 2
 """
 
 # Days whose partition was missing when a task ended. DEFAULT is empty as a rule, so that this costs nothing.

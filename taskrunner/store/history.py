@@ -1,22 +1,21 @@
-"""History's daily partitions, in UTC, and what retention removes."""
+"""History's partitions, of whole days in UTC: which there are, and how they come and go."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal, NamedTuple
 
 from psycopg.sql import SQL, Composed, Identifier
 from psycopg.sql import Literal as Value
 
 from taskrunner.db import Op, Steps, column, nothing, scalar
+from taskrunner.spans import DAY, Span, Unit, gap_at
 from taskrunner.statements import history as sql
 
 SCHEMA, TABLE, DEFAULT = "taskrunner", "task_history", "task_history_default"
-PARTITION = re.compile(rf"{TABLE}_p(\d{{4}})(\d{{2}})(\d{{2}})")
-
-DAY = timedelta(days=1)
+PARTITION = re.compile(rf"{TABLE}_p\d{{8}}")
 
 _MOVE = SQL("""
 WITH moved AS (
@@ -27,55 +26,61 @@ WITH moved AS (
 SELECT count(*) FROM kept
 """)
 
-Kind = Literal["stranded", "requeued", "keys", "stats", "logs", "effects"]
-_DROPS: dict[Kind, str] = {
-    "stranded": sql.DROP_STRANDED,
-    "requeued": sql.DROP_REQUEUED,
-    "keys": sql.DROP_EXPIRED_KEYS,
-    "stats": sql.DROP_STATS,
-    "logs": sql.DROP_LOGS,
-    "effects": sql.DROP_EFFECTS,
-}
+
+class Partition(NamedTuple):
+    """A partition of history, its days (those it has a part of, if it is not ours), and its comment."""
+
+    name: str
+    span: Span
+    note: str | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether the janitor has made it, and may drop it."""
+        return PARTITION.fullmatch(self.name) is not None and self.name == name_of(self.span.begin)
 
 
 class Outcome(NamedTuple):
     """What became of a partition's DDL: `done`, `before` (by somebody else), or `busy`: another janitor is at work.
 
-    Who meets another one leaves all the rest to it. `moved` counts rows that were moved out of DEFAULT.
+    Who meets another one leaves all the rest to it. `changed`: it does not hold what was archived any more, and stays.
+    `moved` counts rows that were moved out of DEFAULT.
     """
 
-    verdict: Literal["done", "before", "busy"]
+    verdict: Literal["done", "before", "busy", "changed"]
     moved: int = 0
 
 
-def name_of(day: date) -> str:
-    """Return the name of a day's partition, as in `task_history_p20261122`."""
-    return f"{TABLE}_p{day:%Y%m%d}"
+def name_of(begin: date) -> str:
+    """Return the name of the partition that begins on a day, as in `task_history_p20261122`."""
+    return f"{TABLE}_p{begin:%Y%m%d}"
 
 
-def day_of(name: str) -> date | None:
-    """Return the day of a partition by its name; None for DEFAULT and for what is not ours."""
-    found = PARTITION.fullmatch(name)
-    try:
-        return date(*map(int, found.groups())) if found else None
-    except ValueError:
-        return None
+def partitions() -> Op[list[Partition]]:
+    """Return the partitions but DEFAULT, the oldest first."""
+    return Op(sql.PARTITIONS, {}, _partitions)
 
 
-def wanted(ahead: int) -> Steps[list[date]]:
-    """Return the days without a partition: from today to `ahead` days on, and those whose rows are in DEFAULT."""
-    today: date = yield Op(sql.TODAY, {}, scalar)
-    there = yield Op(sql.PARTITIONS, {}, _days)
-    stranded = yield Op(sql.STRANDED, {}, column)
-    days = {today + DAY * step for step in range(ahead + 1)} | set(stranded)
-    return sorted(days - set(there))
+def today() -> Op[date]:
+    """Return today in UTC, by the database's clock."""
+    return Op(sql.TODAY, {}, scalar)
 
 
-def outdated(retention: timedelta) -> Steps[list[date]]:
-    """Return the days of partitions in which everything is older than `retention`."""
-    limit: date = yield from cutoff(retention)
-    there = yield Op(sql.PARTITIONS, {}, _days)
-    return [day for day in there if day < limit]
+def wanted(ahead: int, unit: Unit = "day") -> Steps[list[Span]]:
+    """Return what partitions are missing: from today to `ahead` days on, and for what is in DEFAULT."""
+    first: date = yield today()
+    taken = [partition.span for partition in (yield partitions())]
+    stranded: list[date] = yield Op(sql.STRANDED, {}, column)
+    days = [*(first + DAY * step for step in range(ahead + 1)), *stranded]
+    return sorted({gap for day in days if (gap := gap_at(day, taken, unit)) is not None})
+
+
+def outdated(shortest: timedelta) -> Steps[list[tuple[Partition, timedelta]]]:
+    """Return the partitions of ours whose newest row is older than this, with that age, the oldest first."""
+    now: datetime = yield Op("SELECT taskrunner.clock()", {}, scalar)
+    there = yield partitions()
+    ages = [(partition, now - _midnight(partition.span.end)) for partition in there if partition.ours]
+    return [(partition, age) for partition, age in ages if age >= shortest]
 
 
 def cutoff(retention: timedelta) -> Steps[date]:
@@ -84,35 +89,45 @@ def cutoff(retention: timedelta) -> Steps[date]:
     return (now.astimezone(UTC) - retention).date()
 
 
-def create(day: date, patience: timedelta) -> Steps[Outcome]:
-    """Make the day's partition and move its rows out of DEFAULT, if there are any.
+def create(span: Span, patience: timedelta) -> Steps[Outcome]:
+    """Make a partition and move its rows out of DEFAULT, if there are any.
 
     For days to come, tasks can end and be read meanwhile; for today and earlier both wait.
     Raises psycopg's `LockNotAvailable` after `patience`.
     """
-    if (hindrance := (yield from _hindrance(day, patience, there=False))) is not None:
-        return hindrance
-    today: date = yield Op(sql.TODAY, {}, scalar)
+    if (busy := (yield from _begin(patience))) is not None:
+        return busy
+    there = yield partitions()
+    overlaps = any(other.span.begin < span.end and span.begin < other.span.end for other in there)
+    if overlaps or (yield _exists(span)):
+        return Outcome("before")
     # A day more: whoever began to write before midnight may end after it.
-    parent = sql.LOCK_PARENT_FROM_ALL if day <= today + DAY else sql.LOCK_PARENT
-    for lock in (parent, sql.LOCK_DEFAULT):
+    current = span.begin <= (yield today()) + DAY
+    for lock in (sql.LOCK_PARENT_FROM_ALL if current else sql.LOCK_PARENT, sql.LOCK_DEFAULT):
         yield Op(lock, {}, nothing)
-    yield _ddl(SQL("CREATE TABLE {new} (LIKE {parent} INCLUDING ALL)"), day)
-    yield _ddl(SQL("ALTER TABLE {new} ENABLE ROW LEVEL SECURITY"), day)  # what is granted by mistake shows nothing
-    moved: int = yield _ddl(_MOVE, day)
-    yield _ddl(SQL("ALTER TABLE {parent} ATTACH PARTITION {new} FOR VALUES FROM ({begin}) TO ({end})"), day)
+    yield _ddl(SQL("CREATE TABLE {new} (LIKE {parent} INCLUDING ALL)"), span)
+    yield _ddl(SQL("ALTER TABLE {new} ENABLE ROW LEVEL SECURITY"), span)  # what is granted by mistake shows nothing
+    moved: int = yield _ddl(_MOVE, span)
+    yield _ddl(SQL("ALTER TABLE {parent} ATTACH PARTITION {new} FOR VALUES FROM ({begin}) TO ({end})"), span)
     return Outcome("done", moved)
 
 
-def drop(day: date, patience: timedelta) -> Steps[Outcome]:
-    """Drop the day's partition with all that is in it.
+def drop(span: Span, patience: timedelta, rows: int | None = None) -> Steps[Outcome]:
+    """Drop a partition with all that is in it; given `rows`, only if it holds so many, because they are archived.
 
     Raises psycopg's `LockNotAvailable` after `patience`.
     """
     # DETACH … CONCURRENTLY would not need the parent's exclusive lock, but is not to be had beside a DEFAULT.
-    if (hindrance := (yield from _hindrance(day, patience, there=True))) is not None:
-        return hindrance
-    yield _ddl(SQL("DROP TABLE {new}"), day)
+    if (busy := (yield from _begin(patience))) is not None:
+        return busy
+    if not (yield _exists(span)):
+        return Outcome("before")
+    if rows is not None:
+        # Counted under a lock of its own, which holds up nobody: who ends a task now writes to another partition.
+        yield _ddl(SQL("LOCK TABLE {new} IN SHARE MODE"), span)
+        if (yield _ddl(SQL("SELECT count(*) FROM {new}"), span)) != rows:
+            return Outcome("changed")
+    yield _ddl(SQL("DROP TABLE {new}"), span)
     return Outcome("done")
 
 
@@ -121,33 +136,44 @@ def holders() -> Op[set[str]]:
     return Op(sql.HOLDERS, {}, lambda rows: {row[0] for row in rows})
 
 
-def delete(kind: Kind, *, room: int, retention: timedelta = timedelta(0), before: datetime | None = None) -> Op[int]:
-    """Delete up to `room` rows of a kind that are past their time; returns how many. Repeat it until that is fewer."""
-    return Op(_DROPS[kind], {"room": room, "retention": retention, "before": before}, len)
+def limit_waits(patience: timedelta) -> Op[None]:
+    """Let the transaction's statements wait for locks for no longer than this."""
+    milliseconds = max(round(patience / timedelta(milliseconds=1)), 1)  # 0 would mean: wait for ever
+    return Op(sql.PATIENCE, {"patience": f"{milliseconds}ms"}, nothing)
 
 
-def _hindrance(day: date, patience: timedelta, *, there: bool) -> Steps[Outcome | None]:
-    """Say why there is nothing to do: another janitor is at work, or the partition is not as it was any more."""
+def _begin(patience: timedelta) -> Steps[Outcome | None]:
+    """Be the only janitor that changes partitions, or say that another one is at work."""
     if not (yield Op(sql.ALONE, {}, scalar)):
         return Outcome("busy")
-    milliseconds = max(round(patience / timedelta(milliseconds=1)), 1)  # 0 would mean: wait for ever
-    yield Op(sql.PATIENCE, {"patience": f"{milliseconds}ms"}, nothing)
-    exists: bool = yield Op(sql.EXISTS, {"name": f"{SCHEMA}.{name_of(day)}"}, scalar)
-    return None if exists is there else Outcome("before")
+    yield limit_waits(patience)
+    return None
 
 
-def _ddl(statement: SQL, day: date) -> Op[Any]:
+def _exists(span: Span) -> Op[bool]:
+    return Op(sql.EXISTS, {"name": f"{SCHEMA}.{name_of(span.begin)}"}, scalar)
+
+
+def _ddl(statement: SQL, span: Span) -> Op[Any]:
     """Fill in names and bounds: DDL takes no parameters."""
-    begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
     filled: Composed = statement.format(
-        new=Identifier(SCHEMA, name_of(day)),
+        new=Identifier(SCHEMA, name_of(span.begin)),
         parent=Identifier(SCHEMA, TABLE),
         default=Identifier(SCHEMA, DEFAULT),
-        begin=Value(begin.isoformat()),
-        end=Value((begin + DAY).isoformat()),
+        begin=Value(_midnight(span.begin).isoformat()),
+        end=Value(_midnight(span.end).isoformat()),
     )
     return Op(filled.as_string(), {}, scalar)
 
 
-def _days(rows: Sequence[Sequence[str]]) -> list[date]:
-    return [day for day in (day_of(name) for (name,) in rows) if day is not None]
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+def _partitions(rows: Sequence[Sequence[Any]]) -> list[Partition]:
+    return [Partition(name, _days(begins_at, ends_at), note) for name, begins_at, ends_at, note in rows]
+
+
+def _days(begins_at: datetime, ends_at: datetime) -> Span:
+    begin, end = begins_at.astimezone(UTC), ends_at.astimezone(UTC)
+    return Span(begin.date(), end.date() if end.time() == time() else end.date() + DAY)

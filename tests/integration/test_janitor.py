@@ -30,6 +30,12 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 LEASE = timedelta(seconds=15)
 SETTINGS = Settings()
+TODAY = Settings.model_construct(**{**dict(SETTINGS), "partitions_ahead": 0})
+
+
+def days(first: date, count: int) -> list[str]:
+    """The names of so many daily partitions."""
+    return [history.name_of(first + DAY * n) for n in range(count)]
 
 
 @pytest.fixture
@@ -91,13 +97,13 @@ async def test_partitions_are_there_thirty_days_ahead_and_tasks_end_in_them(
     link: Link, taskrunner_db: Database
 ) -> None:
     """SPEC HIS 52."""
-    done = await janitor.partitions(link, 30)
-    assert done.created == [date(2026, 3, 1) + DAY * n for n in range(31)]
-    assert partition_names(taskrunner_db) == ["task_history_default", *map(history.name_of, done.created)]
+    done = await janitor.partitions(link, SETTINGS)
+    assert done.created == days(date(2026, 3, 1), 31)
+    assert partition_names(taskrunner_db) == ["task_history_default", *done.created]
     runner_id = a_runner(taskrunner_db)
     finish(taskrunner_db, runner_id, claimed(taskrunner_db, runner_id, 3))
     assert fetch(taskrunner_db, "SELECT count(*) FROM taskrunner.task_history_p20260301") == [(3,)]
-    assert (await janitor.partitions(link, 30)).created == []
+    assert (await janitor.partitions(link, SETTINGS)).created == []
 
 
 async def test_a_task_that_ends_without_a_partition_is_moved_into_its_own_later(
@@ -107,7 +113,7 @@ async def test_a_task_that_ends_without_a_partition_is_moved_into_its_own_later(
     runner_id = a_runner(taskrunner_db)
     claims = claimed(taskrunner_db, runner_id, 3)
     finish(taskrunner_db, runner_id, claims)
-    done = await janitor.partitions(link, 30)
+    done = await janitor.partitions(link, SETTINGS)
     assert done.moved == 3
     assert fetch(taskrunner_db, "SELECT count(*) FROM taskrunner.task_history_default") == [(0,)]
     rows = fetch(taskrunner_db, "SELECT id FROM taskrunner.task_history_p20260301")
@@ -130,7 +136,7 @@ async def test_a_long_reader_keeps_the_janitor_waiting_and_no_finish(
     link: Link, taskrunner_db: Database, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SPEC HIS 52."""
-    await janitor.partitions(link, 30)
+    await janitor.partitions(link, SETTINGS)
     taskrunner_db.travel(10 * DAY)
     monkeypatch.setattr(janitor, "PAUSES", (0.05, 0.05, 0.05))
     monkeypatch.setattr(janitor, "PATIENCE", timedelta(seconds=3))
@@ -140,7 +146,7 @@ async def test_a_long_reader_keeps_the_janitor_waiting_and_no_finish(
     reader = await aconnect(taskrunner_db.url)
     async with reader.transaction():
         await reader.execute("SELECT count(*) FROM taskrunner.task_history")
-        round_ = janitor.partitions(link, 30) if work == "create" else janitor.retention(link, settings)
+        round_ = janitor.partitions(link, SETTINGS) if work == "create" else janitor.retention(link, settings)
         janitors = asyncio.create_task(round_)
         delays = []
         while not janitors.done() and claims:
@@ -151,7 +157,7 @@ async def test_a_long_reader_keeps_the_janitor_waiting_and_no_finish(
     assert len(done.blocked) == (10 if work == "create" else 9)
     assert len(delays) >= 3
     assert max(delays) < 1, "no finish has queued behind the janitor, who would wait for three seconds"
-    again = await (janitor.partitions(link, 30) if work == "create" else janitor.retention(link, settings))
+    again = await (janitor.partitions(link, SETTINGS) if work == "create" else janitor.retention(link, settings))
     assert again.blocked == []
     assert len(again.created if work == "create" else again.dropped) >= 9
 
@@ -166,8 +172,8 @@ async def test_a_finish_on_its_way_into_default_does_not_fail_when_its_partition
         runner_id = a_runner(taskrunner_db)
         claims = claimed(taskrunner_db, runner_id, 8)
         finishes = [asyncio.to_thread(finish, taskrunner_db, runner_id, [claim]) for claim in claims]
-        await asyncio.gather(janitor.partitions(link, 0), *finishes)
-        await janitor.partitions(link, 0)
+        await asyncio.gather(janitor.partitions(link, TODAY), *finishes)
+        await janitor.partitions(link, TODAY)
     assert fetch(taskrunner_db, "SELECT count(*) FROM taskrunner.task_history") == [(40,)]
     assert fetch(taskrunner_db, "SELECT count(*) FROM taskrunner.task_history_default") == [(0,)]
 
@@ -176,7 +182,7 @@ async def test_a_busy_queue_does_not_keep_partitions_from_being_made_and_dropped
     link: Link, taskrunner_db: Database
 ) -> None:
     """SPEC HIS 52."""
-    await janitor.partitions(link, 30)
+    await janitor.partitions(link, SETTINGS)
     taskrunner_db.travel(40 * DAY)
     runner_id = a_runner(taskrunner_db)
     claims = [claimed(taskrunner_db, runner_id, 30) for _ in range(2)]
@@ -187,13 +193,13 @@ async def test_a_busy_queue_does_not_keep_partitions_from_being_made_and_dropped
             await asyncio.to_thread(finish, taskrunner_db, runner_id, [mine.pop()])
 
     busy = [asyncio.create_task(finish_on_and_on(mine)) for mine in claims]
-    done = await janitor.partitions(link, 30)
+    done = await janitor.partitions(link, SETTINGS)
     done = await janitor.retention(link, SETTINGS, done)
     stop.set()
     await asyncio.gather(*busy)
     assert done.blocked == []
     assert len(done.created) == 31
-    assert done.dropped == [date(2026, 3, 1) + DAY * n for n in range(10)]
+    assert done.dropped == days(date(2026, 3, 1), 10)
     ended = fetch(taskrunner_db, "SELECT count(*) FROM taskrunner.task_history")[0][0]
     assert ended == 60 - sum(map(len, claims))
 
@@ -205,13 +211,13 @@ async def test_retention_drops_whole_days_that_are_older_than_it_and_keeps_the_r
     link: Link, taskrunner_db: Database
 ) -> None:
     """SPEC HIS 52."""
-    await janitor.partitions(link, 30)
+    await janitor.partitions(link, SETTINGS)
     runner_id = a_runner(taskrunner_db)
     finish(taskrunner_db, runner_id, claimed(taskrunner_db, runner_id))
     taskrunner_db.freeze(NOON + 30 * DAY)
     assert (await janitor.retention(link, SETTINGS)).dropped == []
     taskrunner_db.freeze(NOON + 31 * DAY)
-    assert (await janitor.retention(link, SETTINGS)).dropped == [NOON.date()]
+    assert (await janitor.retention(link, SETTINGS)).dropped == days(NOON.date(), 1)
     assert fetch(taskrunner_db, "SELECT count(*) FROM taskrunner.task_history") == [(0,)]
 
 

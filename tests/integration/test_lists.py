@@ -17,6 +17,7 @@ from taskrunner.cli.session import Session
 from taskrunner.db import connect, run
 from taskrunner.reads import Page, TaskFilter, TaskView
 from taskrunner.settings import Settings
+from taskrunner.spans import around
 from taskrunner.store import history, steering
 from taskrunner.testing.database import Database
 from tests.engine import Engine
@@ -59,7 +60,7 @@ def fill(database: Database) -> None:
     now = database.now()
     with connect(database.url) as conn:
         for back in range(DAYS):
-            run(conn, history.create((now - back * DAY).date(), timedelta(seconds=5)))
+            run(conn, history.create(around((now - back * DAY).date(), "day"), timedelta(seconds=5)))
         conn.execute(
             """INSERT INTO taskrunner.task_history (id, finished_at, maturity_at, created_at, claim_no, priority, tries,
                    crashes, max_retries, tenant, queue, type, state, payload, meta, errors)

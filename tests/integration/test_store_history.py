@@ -14,7 +14,8 @@ import pytest
 
 from taskrunner import db, reads
 from taskrunner.db import run
-from taskrunner.store import history
+from taskrunner.spans import Span, Unit, around
+from taskrunner.store import history, retention
 from taskrunner.testing.database import Database
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -31,11 +32,19 @@ def conn(taskrunner_db: Database) -> Iterator[Connection]:
         yield fresh
 
 
-def create_all(conn: Connection, ahead: int = 2) -> list[date]:
-    days = run(conn, history.wanted(ahead))
-    for day in days:
-        run(conn, history.create(day, NO_WAIT))
-    return days
+def create_all(conn: Connection, ahead: int = 2, unit: Unit = "day") -> list[date]:
+    spans = run(conn, history.wanted(ahead, unit))
+    for span in spans:
+        run(conn, history.create(span, NO_WAIT))
+    return [span.begin for span in spans]
+
+
+def outdated(conn: Connection, kept: timedelta) -> list[date]:
+    return [partition.span.begin for partition, _ in run(conn, history.outdated(kept))]
+
+
+def day(of: date) -> Span:
+    return around(of, "day")
 
 
 def finish(conn: Connection, at: datetime) -> None:
@@ -75,16 +84,16 @@ def test_the_ends_of_days_months_and_years_land_right_in_any_zone(
         assert places(conn) == {history.name_of(midnight.date() - DAY): 2, history.name_of(midnight.date()): 2}
         conn.execute("DELETE FROM taskrunner.task_history")
         taskrunner_db.freeze(midnight + 31 * DAY - timedelta(microseconds=1))
-        assert run(conn, history.outdated(30 * DAY)) == [midnight.date() - DAY]
+        assert outdated(conn, 30 * DAY) == [midnight.date() - DAY]
         taskrunner_db.freeze(midnight + 31 * DAY)
-        assert run(conn, history.outdated(30 * DAY)) == [midnight.date() - DAY, midnight.date()]
+        assert outdated(conn, 30 * DAY) == [midnight.date() - DAY, midnight.date()]
 
 
 def test_partitions_are_made_from_today_on_and_only_once(conn: Connection) -> None:
     """SPEC HIS 52."""
     assert create_all(conn, ahead=30) == [date(2026, 3, 1) + DAY * n for n in range(31)]
     assert run(conn, history.wanted(30)) == []
-    assert run(conn, history.create(date(2026, 3, 1), NO_WAIT)).verdict == "before"
+    assert run(conn, history.create(day(date(2026, 3, 1)), NO_WAIT)).verdict == "before"
 
 
 def test_a_partition_has_the_indexes_and_checks_of_history(conn: Connection) -> None:
@@ -114,7 +123,7 @@ def test_a_reader_that_comes_while_rows_are_moved_finds_them(conn: Connection, t
     found: list[Any] = []
     with db.connect(taskrunner_db.url) as reader, ThreadPoolExecutor(1) as pool:
         with conn.transaction():
-            moving = history.create(NOON.date(), timedelta(seconds=5))
+            moving = history.create(day(NOON.date()), timedelta(seconds=5))
             op = next(moving)
             while "ATTACH" not in op.sql:
                 op = moving.send(run(conn, op))
@@ -138,27 +147,27 @@ def test_a_partition_that_cannot_be_had_leaves_its_rows_where_they_are(
     with taskrunner_db.connect() as reader, reader.transaction():
         reader.execute("SELECT count(*) FROM taskrunner.task_history")
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            run(conn, history.create(NOON.date(), NO_WAIT))
+            run(conn, history.create(day(NOON.date()), NO_WAIT))
     assert places(conn) == {"task_history_default": 1}
-    assert run(conn, history.create(NOON.date(), NO_WAIT)) == ("done", 1)
+    assert run(conn, history.create(day(NOON.date()), NO_WAIT)) == ("done", 1)
 
 
 def test_only_one_janitor_works_at_a_time(conn: Connection, taskrunner_db: Database) -> None:
     """SPEC HIS 52."""
     with taskrunner_db.connect() as other, other.transaction():
-        steps = history.create(NOON.date(), NO_WAIT)
+        steps = history.create(day(NOON.date()), NO_WAIT)
         alone = next(steps)
         assert other.execute(alone.sql).fetchone() == (True,)
-        assert run(conn, history.create(NOON.date(), NO_WAIT)).verdict == "busy"
-    assert run(conn, history.create(NOON.date(), NO_WAIT)) == ("done", 0)
+        assert run(conn, history.create(day(NOON.date()), NO_WAIT)).verdict == "busy"
+    assert run(conn, history.create(day(NOON.date()), NO_WAIT)) == ("done", 0)
 
 
 def test_a_dropped_partition_is_gone_and_dropping_it_again_does_nothing(conn: Connection) -> None:
     """SPEC HIS 52."""
     create_all(conn, ahead=0)
     finish(conn, NOON)
-    assert run(conn, history.drop(NOON.date(), NO_WAIT)).verdict == "done"
-    assert run(conn, history.drop(NOON.date(), NO_WAIT)).verdict == "before"
+    assert run(conn, history.drop(day(NOON.date()), NO_WAIT)).verdict == "done"
+    assert run(conn, history.drop(day(NOON.date()), NO_WAIT)).verdict == "before"
     assert places(conn) == {}
 
 
@@ -167,8 +176,9 @@ def test_tables_of_others_beside_ours_are_no_days(conn: Connection) -> None:
         "CREATE TABLE taskrunner.task_history_mine PARTITION OF taskrunner.task_history"
         " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-02-01 00:00+00')"
     )
-    assert run(conn, history.outdated(30 * DAY)) == []
-    assert history.day_of("task_history_p20261399") is None
+    assert outdated(conn, 30 * DAY) == []
+    there = {partition.name: partition for partition in run(conn, history.partitions())}
+    assert not there["task_history_mine"].ours
 
 
 def test_the_transactions_that_hold_history_are_named_by_any_role(conn: Connection, taskrunner_db: Database) -> None:
@@ -187,4 +197,4 @@ def test_deletions_take_no_more_than_they_are_asked_to(conn: Connection) -> None
         "  FROM generate_series(1, 25) n",
         [NOON - DAY],
     )
-    assert [run(conn, history.delete("keys", room=10)) for _ in range(4)] == [10, 10, 5, 0]
+    assert [run(conn, retention.delete("keys", room=10)) for _ in range(4)] == [10, 10, 5, 0]

@@ -115,6 +115,9 @@ GOOD = {
     "stray_limit": "6",
     "catch_up_limit": "50",
     "history_retention": "90d",
+    "history_keep": "mail:7d,*/ignored:1d,mail/cancelled:90d",
+    "history_partition": "Week",
+    "archive_dir": "/srv/archive",
     "stats_retention": "14d",
     "idempotency_retention": "12h",
     "partitions_ahead": "60",
@@ -253,6 +256,30 @@ def test_a_server_folder_without_a_server_is_refused(tmp_path: Path) -> None:
     assert "(flag --pg-bin): holds no program `postgres`" in complaint(pg_bin=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("mail", "has no duration"),
+        ("mail:", "must be a duration"),
+        ("mail:59m", "at least 1h"),
+        ("*:7d", "selects nothing"),
+        ("mail/dead:7d", "selects nothing"),
+        ("mail:7d,mail:8d", "twice"),
+        ("50%:7d", "selects nothing"),
+    ],
+)
+def test_a_time_for_what_history_does_not_hold_is_refused(text: str, reason: str) -> None:
+    """SPEC OPS 51, HIS 52."""
+    assert reason in complaint(history_keep=text)
+
+
+def test_times_for_queues_and_states_are_read_from_a_table_too(tmp_path: Path) -> None:
+    """SPEC OPS 51, HIS 52."""
+    (tmp_path / "taskrunner.toml").write_text("[history_keep]\nmail = '7d'\n'*/ignored' = '1d'\n")
+    assert load().history_keep == {"mail": timedelta(days=7), "*/ignored": timedelta(days=1)}
+    assert told(load(), "history_keep").value == "mail:7d,*/ignored:1d"
+
+
 # --- bad values
 
 
@@ -277,6 +304,9 @@ BAD = {
     "stray_limit": "0",
     "catch_up_limit": "0",
     "history_retention": "23h",
+    "history_keep": "mail/pending:7d",
+    "history_partition": "year",
+    "archive_dir": "/dev/null",
     "stats_retention": "P1D",
     "idempotency_retention": "0s",
     "partitions_ahead": "29",
