@@ -58,9 +58,9 @@ def register_task(
     """Make a class a task type, and with a frequency a recurring one.
 
     `name` is stored with every task and must stay the same; a renamed type keeps the old one in `aliases`.
-    `frequency`: seconds, a timedelta, a crontab string or an APScheduler trigger. `unique`: one live task, of the type
-    or per value of the named fields; `unique_for`: also for that long after its enqueue. Raises RegistrationError,
-    naming the class, for anything that cannot be meant.
+    `frequency`: seconds, a timedelta, a crontab string, an APScheduler trigger, or a list of these. `unique`: one live
+    task, of the type or per value of the named fields; `unique_for`: also for that long after its enqueue.
+    Raises RegistrationError, naming the class, for anything that cannot be meant.
     """
     bare: object = name
     if isinstance(bare, type):

@@ -25,6 +25,7 @@ from taskrunner.store.schedule import Known, Schedule, Template
 from taskrunner.store.timetable import NewSchedule
 from taskrunner.testing.database import Database
 from taskrunner.triggers import parse
+from tests.processes import eventually
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -304,6 +305,67 @@ def test_a_scheduler_killed_between_any_two_statements_neither_loses_nor_doubles
     assert desk.schedule().ticks == statements + 1
 
 
+def test_a_scheduler_killed_at_a_schedule_of_people_neither_loses_nor_doubles_a_tick(desk: Desk) -> None:
+    """SPEC SCH 38, 41; FAULTS F7: with payload, tenant, key, jitter and several rules."""
+    rules = parse(["* * * * *", MINUTE, timedelta(minutes=2)])
+    jitter = timedelta(seconds=30)
+    new = NewSchedule("one", "Plain", rules, '{"to": "a@b.c"}', "acme", "k", jitter=jitter, queue="slow", priority=3)
+    id_ = desk.run(timetable.add(new, KNOWN)).id
+    statements = count_steps(desk, lambda: schedule.tick(id_, KNOWN, 100))
+    made: list[Any] = []
+    for killed_after in range(statements + 1):
+        victim = db.connect(desk.database.url)
+        drive(victim, schedule.tick(id_, KNOWN, 100), killed_after)
+        desk.conn.execute("SELECT pg_terminate_backend(%s, 5000)", [victim.info.backend_pid])
+        victim.close()
+        desk.tick_all()
+        made += desk.tasks()
+        desk.finish_all()
+        desk.database.travel(MINUTE)
+    assert [task.tick_at for task in made] == [NOON + n * MINUTE for n in range(statements + 1)]
+    assert {(task.tenant, task.unique_key, task.payload["to"]) for task in made} == {("acme", "key:k", "a@b.c")}
+    late = [task.maturity_at - task.tick_at for task in made]
+    assert all(timedelta(0) <= each < jitter for each in late)
+    assert len(set(late)) == len(late), "each tick has a share of its own"
+    there = desk.run(timetable.get("one", "acme"))
+    assert (there.ticks, there.skipped) == (statements + 1, 0)
+
+
+def test_a_change_that_is_broken_off_leaves_nothing_half_done(desk: Desk) -> None:
+    """SPEC SCH 41; FAULTS F7."""
+    old = NewSchedule("one", "Plain", parse(60))
+    before = desk.run(timetable.add(old, KNOWN))
+    new = replace(old, trigger=parse("0 3 * * *"), payload='{"to": "x"}', id=uuid7())
+    for work in (
+        lambda: timetable.change("one", "default", lambda _: new, KNOWN),
+        lambda: timetable.add(new, KNOWN, overwrite=True),
+        lambda: timetable.remove("one"),
+    ):
+        statements = count_steps(desk, work)
+        assert statements >= 2
+        for killed_after in range(statements + 1):
+            drive(desk.conn, work(), killed_after)
+            desk.conn.execute("ROLLBACK")
+            assert desk.schedule("one") == before
+
+
+def test_a_change_waits_for_the_tick_that_is_under_way_and_takes_nothing_of_it_back(desk: Desk) -> None:
+    """SPEC SCH 41."""
+    id_ = desk.run(timetable.add(NewSchedule("one", "Plain", parse(60)), KNOWN)).id
+    ticking = db.connect(desk.database.url)
+    drive(ticking, schedule.tick(id_, KNOWN, 100), 1000)
+    new = NewSchedule("one", "Plain", parse(90))
+    with ThreadPoolExecutor(1) as pool:
+        changed = pool.submit(lambda: desk.run(timetable.change("one", "default", lambda _: new, KNOWN)))
+        with db.connect(desk.database.url) as watcher:
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            eventually(lambda: watcher.execute(waiting).fetchone(), "the change waits")
+        ticking.execute("COMMIT")
+        assert changed.result(20).next_tick_at == NOON + timedelta(seconds=90)
+    ticking.close()
+    assert (desk.tick_times(), desk.schedule("one").ticks) == ([NOON], 1)
+
+
 def test_a_tick_whose_commit_got_no_reply_is_not_repeated(desk: Desk) -> None:
     """SPEC CRA 36; FAULTS F15."""
     desk.declare()
@@ -458,6 +520,17 @@ def test_a_changed_frequency_takes_effect_on_a_new_grid(desk: Desk) -> None:
     assert desk.declare(frequency="0 0 * * *", version=3, timezone="Europe/Warsaw") == "changed"
     assert desk.schedule().next_tick_at == NOON + timedelta(hours=11)
     assert desk.tick_all() == 0
+
+
+def test_code_may_declare_several_rules_and_the_same_ones_again_change_nothing(desk: Desk) -> None:
+    """SPEC REG 5, SCH 40."""
+    assert desk.declare(frequency=["0 13 * * *", 2 * MINUTE]) == "added"
+    assert desk.declare(frequency=[120, "0 13 * * *"], version=2) == "unchanged"
+    desk.database.travel(2 * MINUTE)
+    desk.tick_all()
+    assert desk.tick_times() == [NOON + 2 * MINUTE]
+    assert desk.declare(frequency=[120, "0 14 * * *"], version=3) == "changed"
+    assert desk.schedule().next_tick_at == NOON + 4 * MINUTE
 
 
 def test_catch_up_and_jitter_change_without_a_new_grid(desk: Desk) -> None:
