@@ -185,6 +185,7 @@ async def _delete_rows(link: Link, settings: Settings, done: Maintained) -> None
         "stats": settings.stats_retention,
         "logs": settings.history_retention,
         "effects": settings.history_retention,
+        "dependencies": timedelta(0),  # as soon as the child has gone
     }
     if settings.archive_dir is None:  # else they wait for their partition, with which they are archived
         kinds["stranded"] = settings.history_retention

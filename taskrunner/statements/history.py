@@ -109,3 +109,17 @@ DELETE FROM taskrunner.effect e
         LIMIT %(room)s FOR UPDATE SKIP LOCKED))
 RETURNING 1
 """
+
+# Who came after whom, of children that nobody knows any more. By dependency_child: a UUIDv7 begins with the
+# milliseconds at which it was made, and a task ends no earlier.
+DROP_DEPENDENCIES = """
+DELETE FROM taskrunner.dependency d
+ WHERE d.ctid = ANY(ARRAY(SELECT o.ctid FROM taskrunner.dependency o
+        WHERE o.child_id < (lpad(to_hex((extract(epoch FROM %(before)s::timestamptz) * 1000)::bigint), 12, '0')
+                            || '70008000000000000000')::uuid
+          AND NOT EXISTS (SELECT FROM taskrunner.task t WHERE t.id = o.child_id)
+          AND NOT EXISTS (SELECT FROM taskrunner.dead_letter l WHERE l.id = o.child_id)
+          AND NOT EXISTS (SELECT FROM taskrunner.task_history h WHERE h.id = o.child_id)
+        LIMIT %(room)s FOR UPDATE SKIP LOCKED))
+RETURNING 1
+"""

@@ -295,6 +295,39 @@ async def test_logs_and_effects_go_with_their_task_and_not_before(link: Link, ta
         assert {id_ for (id_,) in fetch(taskrunner_db, f"SELECT task_id FROM taskrunner.{table}")} == {live, dead}
 
 
+async def test_dependencies_go_with_the_child_and_not_before(link: Link, taskrunner_db: Database) -> None:
+    """SPEC HIS 52, FLO 57."""
+    live, ended, dead, gone, young = old_id(1), old_id(2), old_id(3), old_id(4), uuid7()
+    with connect(taskrunner_db.url) as conn:
+        run(conn, enqueue.add([NewTask(live, "T", "{}", "default")]))
+    dead_letter(taskrunner_db, dead, NOON - 99 * DAY)
+    fetch(
+        taskrunner_db,
+        "INSERT INTO taskrunner.task_history (id, finished_at, maturity_at, created_at, claim_no, priority, tries,"
+        " crashes, max_retries, tenant, queue, type, state, payload, meta, errors)"
+        " VALUES (%s, %s, %s, %s, 1, 1, 0, 0, 3, 'default', 'default', 'T', 'succeeded', '{}', '{}', '[]') RETURNING 1",
+        ended,
+        *[NOON] * 3,
+    )
+    for child in (live, ended, dead, gone, young):
+        fetch(
+            taskrunner_db,
+            "INSERT INTO taskrunner.dependency (parent_id, child_id) VALUES (%s, %s) RETURNING 1",
+            old_id(9),
+            child,
+        )
+    done = await janitor.retention(link, SETTINGS)
+    assert done.deleted["dependencies"] == 1
+    kept = fetch(taskrunner_db, "SELECT child_id FROM taskrunner.dependency")
+    assert {id_ for (id_,) in kept} == {live, ended, dead, young}
+
+
+def old_id(number: int) -> UUID:
+    """Return a UUIDv7 that was made a hundred days ago."""
+    made = round((NOON - 100 * DAY).timestamp() * 1000)
+    return UUID(int=made << 80 | 7 << 76 | 2 << 62 | number)
+
+
 async def test_more_rows_than_one_deletion_takes_all_go(
     link: Link, taskrunner_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
