@@ -18,12 +18,14 @@ from taskrunner import register_task
 from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.errors import InvalidArgument, NotFound, TaskDead, WaitTimeout
 from taskrunner.queue import TaskQueue
-from taskrunner.store import steering
+from taskrunner.statements.cycle import TOLD
+from taskrunner.store import ending, steering
 from taskrunner.store import task as store
 from taskrunner.store.task import Claimed, Ending
 from taskrunner.task import Task
 from taskrunner.waiting import Board, Watch, awaited
 from tests.engine import WAIT, Engine, holding
+from tests.integration.test_statements import constants
 from tests.processes import eventually
 
 pytestmark = pytest.mark.anyio
@@ -112,8 +114,15 @@ def retry_and_finish(engine: Engine, runner: UUID, claim: Claimed) -> None:
     engine.finish(runner, *engine.claim(runner))
 
 
+def finish_with_child(engine: Engine, runner: UUID, claim: Claimed) -> None:
+    """By the slow ending."""
+    engine.value("UPDATE taskrunner.task SET has_children = true WHERE id = %s RETURNING 1", claim.id)
+    assert engine.do(ending.end(runner, Ending(claim.id, claim.claim_no, state="succeeded"))) == []
+
+
 ENDS = {
     finish: "succeeded",
+    finish_with_child: "succeeded",
     ignore: "ignored",
     bury: "dead",
     die: "dead",
@@ -133,6 +142,30 @@ def test_whatever_ends_a_task_wakes_who_waits_for_it(end: Any, engine: Engine, w
     (claim,) = engine.claim(runner)
     end(engine, runner, claim)
     assert waiting.result(WAIT).state == ENDS[end]
+
+
+def test_every_statement_that_ends_tasks_tells_who_waits() -> None:
+    """Whoever writes a new one will be reminded; an enqueue that takes back what it has just added ends nothing."""
+    ending_ones = {name: text for name, text in constants().items() if "DELETE FROM taskrunner.task t" in text}
+    assert {name for name, text in ending_ones.items() if TOLD not in text} == {"enqueue.TAKE_BACK"}
+    assert len(ending_ones) >= 8
+
+
+@pytest.mark.usefixtures("blind")
+def test_a_child_that_falls_with_its_parent_wakes_who_waits_for_it(engine: Engine, waits: Waits) -> None:
+    """SPEC FLO 57, 58."""
+
+    @register_task("T")
+    class Plain(Task):
+        async def run(self) -> None: ...
+
+    parent = waits.door.add(Plain())
+    child = waits.door.add(Plain(), after=[parent])
+    grandchild = waits.door.add(Plain(), after=[child])
+    waiting = waits.begin(waits.door.wait_all, [child, grandchild], WAIT)
+    waits.rest(child.id, grandchild.id)
+    waits.door.cancel(parent.id)
+    assert [view.state for view in waiting.result(WAIT)] == ["cancelled", "cancelled"]
 
 
 def test_only_awaited_tasks_are_told_of(engine: Engine) -> None:
