@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 from taskrunner import db
 from taskrunner.attempt import Attempt
 from taskrunner.db import Link
+from taskrunner.errors import DatabaseUnreachable
 from taskrunner.leases import rescue_dead
 from taskrunner.outbox import Outbox
 from taskrunner.outcome import Bury, Finish, Transition
@@ -333,6 +334,39 @@ async def test_one_claim_can_be_ended_in_a_transaction_of_the_callers(engine: En
         await db.arun(conn, ending.end(runner, *endings(claims)))
     await conn.close()
     assert states(engine, parent, child) == ["succeeded", "pending"]
+
+
+async def test_a_slow_ending_whose_reply_is_lost_is_no_lost_lease(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SPEC CRA 36."""
+    (parent,), (child,) = family(engine)
+    runner = engine.join()
+    settled: list[UUID] = []
+    outbox = Outbox(lambda attempt: settled.append(attempt.claim.id))
+    link = Link(engine.url, name="test")
+    (claimed,) = engine.claim(runner)
+    outbox.put(Attempt(claimed, HOST), Finish("succeeded"))
+    letters = outbox.take()
+    cycled = await link.run(store.cycle(Cycle(runner, [letter.ending() for letter in letters])))
+    await outbox.written(link.run, runner, letters, cycled.left)
+
+    async def losing(work: db.Work[Any]) -> Any:
+        await link.run(work)
+        raise DatabaseUnreachable("the reply is lost")
+
+    try:
+        with pytest.raises(DatabaseUnreachable):
+            await outbox.write_others(losing, runner)
+        assert states(engine, parent, child) == ["succeeded", "pending"]
+        assert settled == []
+        await outbox.write_others(link.run, runner)
+    finally:
+        await link.close()
+    assert settled == [parent]
+    assert len(outbox) == 0
+    assert "its lease was lost" not in caplog.text
+    assert engine.ends(parent) == 1
 
 
 async def test_somebodys_lock_on_a_child_delays_only_the_parents_of_that_child(engine: Engine) -> None:
