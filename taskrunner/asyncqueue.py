@@ -26,9 +26,10 @@ from taskrunner.errors import DatabaseUnreachable
 from taskrunner.flow import OnParentFailure, Step
 from taskrunner.herald import AsyncHerald
 from taskrunner.intake import OnConflict, Options, as_id, held
-from taskrunner.reads import TaskView
+from taskrunner.reads import Page, TaskView
 from taskrunner.registry import Registry
 from taskrunner.schedules import AsyncSchedules
+from taskrunner.states import State
 from taskrunner.store import flow as flows
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
@@ -241,6 +242,21 @@ class AsyncTaskQueue(Door):
     async def results(self, ids: Iterable[UUID | str | Any], timeout: Duration | None = None) -> list[Any]:
         """Return what the tasks' `run()` returned: see `TaskQueue.results`."""
         return await self._awaiting.results(ids, timeout)
+
+    async def list_tasks(
+        self,
+        *,
+        type: Any = None,  # noqa: A002 - the word of the command line and the API
+        state: State | str | None = None,
+        queue: str | None = None,
+        tenant: str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        after: UUID | str | None = None,
+    ) -> Page[TaskView]:
+        """Return a page of tasks, the newest first: see `TaskQueue.list_tasks`."""
+        asked = self._listed(type, state=state, queue=queue, tenant=tenant, since=since, limit=limit, after=after)
+        return await self._run(lambda: reads.list_tasks(asked))
 
     async def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state: see `TaskQueue.stats`."""

@@ -16,7 +16,8 @@ from taskrunner.durations import as_delay
 from taskrunner.errors import Conflict, InvalidArgument
 from taskrunner.flow import Step, lay_out
 from taskrunner.intake import Options, as_after, check_key, check_tenant, compose, compose_many, place_of
-from taskrunner.reads import TaskView
+from taskrunner.listing import wanted
+from taskrunner.reads import TaskFilter, TaskView
 from taskrunner.registry import Registry
 from taskrunner.registry import registry as declared
 from taskrunner.settings import Settings, load
@@ -103,6 +104,9 @@ class Door:
         tasks, edges = lay_out(flow)
         owner = self._tenant_of(tenant) or self._tenant
         return Whole(self._registry, compose_many(self._registry, tasks, timedelta(0), owner), edges)
+
+    def _listed(self, type_: Any, *, tenant: str | None, **filters: Any) -> TaskFilter:
+        return wanted(self._registry, type_, tenant=self._tenant_of(tenant) or self._bound, **filters)
 
     def _place(self, task: Any, key: str | None, tenant: str | None) -> Place:
         return place_of(self._registry, task, key, self._tenant_of(tenant) or self._tenant)

@@ -28,9 +28,10 @@ from taskrunner.errors import DatabaseUnreachable
 from taskrunner.flow import OnParentFailure, Step
 from taskrunner.herald import Herald
 from taskrunner.intake import OnConflict, Options, as_id, held
-from taskrunner.reads import TaskView
+from taskrunner.reads import Page, TaskView
 from taskrunner.registry import Registry
 from taskrunner.schedules import Schedules
+from taskrunner.states import State
 from taskrunner.store import flow as flows
 from taskrunner.store import steering
 from taskrunner.store.enqueue import Enqueued
@@ -279,6 +280,25 @@ class TaskQueue(Door):
     def results(self, ids: Iterable[UUID | str | Any], timeout: Duration | None = None) -> list[Any]:
         """Return what the tasks' `run()` returned, in the order given. Raises as `result`, as soon as one is dead."""
         return self._awaiting.results(ids, timeout)
+
+    def list_tasks(
+        self,
+        *,
+        type: Any = None,  # noqa: A002 - the word of the command line and the API
+        state: State | str | None = None,
+        queue: str | None = None,
+        tenant: str | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        after: UUID | str | None = None,
+    ) -> Page[TaskView]:
+        """Return a page of tasks, live, ended and dead in one list, the newest first; a bound door's own.
+
+        `type` is a class or a name, `since` the earliest creation. `next` of the page is `after` of the next one, and
+        None on the last; a page may be short, or empty, with more behind it. Raises: `InvalidArgument`.
+        """
+        asked = self._listed(type, state=state, queue=queue, tenant=tenant, since=since, limit=limit, after=after)
+        return self._run(lambda: reads.list_tasks(asked))
 
     def stats(self) -> dict[str, int]:
         """Return how many tasks are in each state; ended ones of the last 24 hours, dead ones all."""

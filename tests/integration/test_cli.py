@@ -695,6 +695,24 @@ def test_maintenance_says_what_it_did(cli: Cli) -> None:
     assert cli("maintain", "--json").json()["created"] == []
 
 
+def test_maintenance_that_cannot_archive_keeps_what_there_is_and_fails(
+    cli: Cli, taskrunner_db: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SPEC HIS 52."""
+    cli("maintain")
+    taskrunner_db.travel(timedelta(days=32))
+    monkeypatch.setenv("TASKRUNNER_ARCHIVE_DIR", str(tmp_path / "archive"))
+    done = cli("maintain")
+    assert done.code == 1
+    assert "could not be archived" in done.err
+    assert "is no folder: create it" in done.err
+    (tmp_path / "archive").mkdir()
+    done = cli("maintain")
+    assert done.code == 0
+    assert "archived " in done.out
+    assert list((tmp_path / "archive").glob("task_history_p*.csv.gz"))
+
+
 def test_config_show_names_every_value_s_source_and_hides_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC OPS 51."""
     monkeypatch.setenv("TASKRUNNER_API_TOKEN", "very-secret")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,13 +11,16 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskrunner import reads
+from taskrunner import AsyncTaskQueue, Task, TaskQueue, reads, register_task
 from taskrunner.cli import pages
 from taskrunner.cli.session import Session
 from taskrunner.db import connect, run
+from taskrunner.errors import InvalidArgument
 from taskrunner.reads import Page, TaskFilter, TaskView
+from taskrunner.registry import Registry
 from taskrunner.settings import Settings
 from taskrunner.spans import around
+from taskrunner.states import State
 from taskrunner.store import history, steering
 from taskrunner.testing.database import Database
 from tests.engine import Engine
@@ -188,3 +191,60 @@ def test_a_task_that_moves_from_live_to_history_between_pages_is_neither_missed_
             engine.do(steering.cancel(id_))
             left.remove(id_)
     assert found == sorted(ids, reverse=True)
+
+
+class Letter(Task):
+    """A task of a type that has nothing to do."""
+
+    def run(self) -> None: ...
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_both_doors_list_live_and_ended_tasks_page_by_page(engine: Engine, registry: Registry) -> None:
+    """SPEC HIS 52, OPS 49."""
+    register_task("Letter", queue="mail")(Letter)
+    with TaskQueue.connect(engine.url, registry=registry) as queue:
+        ids = [queue.add(Letter()).id for _ in range(5)]
+        queue.cancel(ids[1])
+        pages = [queue.list_tasks(type=Letter, limit=2)]
+        while pages[-1].next is not None:
+            pages.append(queue.list_tasks(type="Letter", limit=2, after=str(pages[-1].next)))
+        assert [task.id for page in pages for task in page.items] == ids[::-1]
+        assert [task.id for task in queue.list_tasks(state="cancelled", queue="mail").items] == [ids[1]]
+        assert queue.list_tasks(since=datetime.now(UTC) + DAY).items == []
+    async with AsyncTaskQueue.connect(engine.url, registry=registry) as door:
+        assert [task.id for task in (await door.list_tasks(state=State.CANCELLED)).items] == [ids[1]]
+        assert (await door.list_tasks(queue="nowhere")).items == []
+
+
+def test_a_bound_door_lists_what_is_its_tenants(engine: Engine, registry: Registry) -> None:
+    """SPEC TEN 54."""
+    register_task("Letter")(Letter)
+    with TaskQueue.connect(engine.url, registry=registry) as anybody:
+        ids = {tenant: anybody.add(Letter(), tenant=tenant).id for tenant in ("acme", "other")}
+        assert [task.id for task in anybody.list_tasks(tenant="other").items] == [ids["other"]]
+        assert len(anybody.list_tasks().items) == 2
+    with TaskQueue.connect(engine.url, tenant="acme", registry=registry) as bound:
+        assert [task.id for task in bound.list_tasks().items] == [ids["acme"]]
+        with pytest.raises(InvalidArgument, match="acme"):
+            bound.list_tasks(tenant="other")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"limit": 0}, "limit"),
+        ({"state": "lost"}, "state"),
+        ({"since": datetime(2026, 1, 1)}, "since"),  # noqa: DTZ001
+        ({"after": "x"}, "after"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_refused_by_its_name(
+    engine: Engine, registry: Registry, wrong: dict[str, Any], word: str
+) -> None:
+    with (
+        TaskQueue.connect(engine.url, registry=registry) as queue,
+        pytest.raises(InvalidArgument, match=f"^{word}: "),
+    ):
+        queue.list_tasks(**wrong)
