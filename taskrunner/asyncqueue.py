@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
+from functools import cached_property
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -28,7 +29,6 @@ from taskrunner.herald import AsyncHerald
 from taskrunner.intake import OnConflict, Options, as_id, held
 from taskrunner.reads import Page, TaskView
 from taskrunner.registry import Registry
-from taskrunner.schedules import AsyncSchedules
 from taskrunner.states import State
 from taskrunner.store import flow as flows
 from taskrunner.store import steering
@@ -36,6 +36,9 @@ from taskrunner.store.enqueue import Enqueued
 from taskrunner.store.replacement import live_of
 from taskrunner.tenancy import arun_as, borrowing, own
 from taskrunner.waiting import found, result_of
+
+if TYPE_CHECKING:
+    from taskrunner.schedules import AsyncSchedules
 
 T = TypeVar("T")
 
@@ -49,7 +52,6 @@ class AsyncTaskQueue(Door):
         self._awaiting = AsyncAwaiting(
             lambda op: self._run(lambda: op), self._find_url, self._bound, listen=self._settings.listen
         )
-        self.schedules = AsyncSchedules(self._run, self._registry, self._tenant, self._tenant_of)
 
     @classmethod
     def connect(
@@ -269,3 +271,10 @@ class AsyncTaskQueue(Door):
     async def set_weight(self, queue: str, tenant: str, weight: int) -> None:
         """Give a tenant so many tasks in each round: see `TaskQueue.set_weight`."""
         await asyncio.to_thread(fairness.set_weight, self._operator(), queue, tenant, weight)
+
+    @cached_property
+    def schedules(self) -> AsyncSchedules:
+        """Schedules that are made and steered at run time."""
+        from taskrunner.schedules import AsyncSchedules  # most programs only add tasks
+
+        return AsyncSchedules(self._run, self._registry, self._tenant, self._tenant_of)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import cached_property
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -30,7 +31,6 @@ from taskrunner.herald import Herald
 from taskrunner.intake import OnConflict, Options, as_id, held
 from taskrunner.reads import Page, TaskView
 from taskrunner.registry import Registry
-from taskrunner.schedules import Schedules
 from taskrunner.states import State
 from taskrunner.store import flow as flows
 from taskrunner.store import steering
@@ -38,6 +38,9 @@ from taskrunner.store.enqueue import Enqueued
 from taskrunner.store.replacement import live_of
 from taskrunner.tenancy import borrowing, own, run_as
 from taskrunner.waiting import found, result_of
+
+if TYPE_CHECKING:
+    from taskrunner.schedules import Schedules
 
 T = TypeVar("T")
 
@@ -55,7 +58,6 @@ class TaskQueue(Door):
         self._awaiting = Awaiting(
             lambda op: self._run(lambda: op), self._find_url, self._bound, listen=self._settings.listen
         )
-        self.schedules = Schedules(self._run, self._registry, self._tenant, self._tenant_of)
 
     @classmethod
     def connect(
@@ -314,3 +316,10 @@ class TaskQueue(Door):
     def set_weight(self, queue: str, tenant: str, weight: int) -> None:
         """Give a tenant so many tasks in each round of a fair queue, 1 to 1000; 1 is what everybody has."""
         fairness.set_weight(self._operator(), queue, tenant, weight)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """Schedules that are made and steered at run time."""
+        from taskrunner.schedules import Schedules  # most programs only add tasks
+
+        return Schedules(self._run, self._registry, self._tenant, self._tenant_of)

@@ -18,13 +18,14 @@ from apscheduler.triggers.calendarinterval import CalendarIntervalTrigger
 from apscheduler.triggers.date import DateTrigger
 from psycopg.rows import namedtuple_row
 
-from taskrunner import AsyncTaskQueue, Task, TaskQueue, db, declared, reads, register_task
+from taskrunner import AsyncTaskQueue, Task, TaskQueue, db, declared, reads, register_task, roles
 from taskrunner.errors import Conflict, InvalidArgument, NotFound, PayloadInvalid, UnknownType
 from taskrunner.registry import Registry
 from taskrunner.store import declaration, schedule
 from taskrunner.testing.database import Database
 from tests.chaos.proxy import Proxy, Rule
 from tests.processes import eventually
+from tests.roles import roles_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -187,6 +188,33 @@ def test_a_door_of_a_tenant_makes_and_sees_that_tenants_schedules(world: World) 
         assert queue.schedules.list() == []
         with pytest.raises(NotFound):
             queue.schedules.get("mine")
+
+
+@pytest.mark.parametrize("who", ["owner", "trusted", "mapped"])
+def test_a_login_of_a_tenant_makes_and_steers_its_own_schedules_and_finds_no_other(world: World, who: str) -> None:
+    """SPEC TEN 54, SCH 41: under row security."""
+    with roles_of(world.database) as lent:
+        roles.create(world.database.url, lent.prefix)
+        world.conn.execute("GRANT SELECT ON taskrunner.test_clock TO PUBLIC")
+        url = {"owner": world.database.url, "mapped": lent.mapped("acme"), "trusted": lent.login("user")}[who]
+        with TaskQueue.connect(world.database.url, registry=world.types) as queue:
+            queue.schedules.add("theirs", Mail(), HOUR, tenant="globex")
+        with TaskQueue.connect(url, tenant="acme", registry=world.types) as queue:
+            mine = queue.schedules
+            assert mine.add("mine", Mail(to="a@b.c"), HOUR, key="k").tenant == "acme"
+            assert mine.add("mine", Mail(to="x@y.z"), HOUR, key="k", replace=True).payload["to"] == "x@y.z"
+            assert mine.change("mine", frequency=2 * HOUR).next_tick_at == NOON
+            assert mine.pause("mine").paused
+            assert mine.resume("mine").next_tick_at == NOON + 2 * HOUR
+            assert mine.next("mine", 1) == [NOON + 2 * HOUR]
+            assert queue.get(mine.run("mine").id).tenant == "acme"
+            assert [one.name for one in mine.list()] == ["mine"]
+            for method in (mine.get, mine.pause, mine.resume, mine.run, mine.remove, mine.next, mine.change):
+                with pytest.raises(NotFound):
+                    method("theirs")
+            mine.remove("mine")
+            assert mine.list() == []
+        assert world.names() == ["theirs"]
 
 
 def test_a_tick_that_meets_a_live_task_of_its_key_is_skipped_and_counted(ask: Ask, world: World) -> None:
