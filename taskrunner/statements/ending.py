@@ -30,9 +30,6 @@ SELECT t.id FROM taskrunner.task t
    FOR UPDATE
 """
 
-# How long the statements that follow in this transaction wait for somebody's lock; 0 for ever.
-PATIENCE = "SELECT set_config('lock_timeout', %(milliseconds)s, true)"
-
 # The end of claims in any of the four states: `detail` is the result, or the list of the last try's errors. Of those
 # that a `crash` has ended the try is not counted, the crash is. What somebody has locked is left over.
 # Rows by the primary key; `succession` is the whole row, where other work is to take its place.
@@ -91,9 +88,12 @@ SELECT g.id, g.type, e.state, g.has_children,
 # The blocked children of what has succeeded, and those that run whatever their parent came to: each waits for fewer,
 # and is pending when it waits for none, due no earlier than now. Edges by dependency_pkey, rows by the primary key.
 # The subtraction is made on the row's latest version: whoever held its lock before has committed.
+# With a %(patience)s (milliseconds as text) no lock is waited for any longer, until the transaction's end.
 UNBLOCK = """
 WITH edge AS MATERIALIZED (
-    SELECT d.child_id, count(*)::int AS count FROM taskrunner.dependency d
+    SELECT d.child_id, count(*)::int AS count
+      FROM (SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true) AS set) p
+      JOIN taskrunner.dependency d ON p.set IS NOT NULL
      WHERE d.parent_id = ANY(%(done)s::uuid[])
         OR d.parent_id = ANY(%(failed)s::uuid[]) AND d.on_failure = 'run'
      GROUP BY d.child_id
@@ -123,7 +123,8 @@ WITH edge AS MATERIALIZED (
     SELECT DISTINCT ON (d.child_id) d.child_id, p.state,
            'its parent ' || p.type || ' ' || p.id
                || CASE p.state WHEN 'dead' THEN ' is dead' ELSE ' was cancelled' END AS message
-      FROM unnest(%(failed)s::uuid[], %(types)s::text[], %(states)s::text[]) AS p(id, type, state)
+      FROM (SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true) AS set) s
+      JOIN unnest(%(failed)s::uuid[], %(types)s::text[], %(states)s::text[]) AS p(id, type, state) ON s.set IS NOT NULL
       JOIN taskrunner.dependency d ON d.parent_id = p.id
      WHERE d.on_failure = 'fail' OR d.on_failure = 'wait' AND p.state = 'cancelled'
      ORDER BY d.child_id, p.state DESC, p.id

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from taskrunner.db import Op, Row, Steps, column, nothing
+from taskrunner.db import Op, Row, Steps, column
 from taskrunner.statements import ending as sql
 from taskrunner.store.successor import take_over
 from taskrunner.store.task import BOUNDS, Due, Ending, announce, dues
@@ -84,30 +84,27 @@ def leave(ended: Sequence[Ended], runner_id: UUID = NOBODY, *, patience: timedel
     """
     due = yield from take_over([task.succession for task in ended if task.succession is not None])
     parents = [task for task in ended if task.has_children]
-    if parents and patience:
-        yield Op(sql.PATIENCE, {"milliseconds": str(round(patience.total_seconds() * 1000))}, nothing)
+    wait = str(round(patience.total_seconds() * 1000)) if patience else None
     while parents:
         failed = [task for task in parents if task.state in _FAILED]
-        fallen: list[Ended] = (yield fail(failed, runner_id)) if failed else []
-        due += yield _unblock([task.id for task in parents if task.state not in _FAILED], [task.id for task in failed])
+        fallen: list[Ended] = (yield fail(failed, runner_id, wait)) if failed else []
+        done = [task.id for task in parents if task.state not in _FAILED]
+        due += yield Op(sql.UNBLOCK, {"done": done, "failed": [task.id for task in failed], "patience": wait}, dues)
         parents = [task for task in fallen if task.has_children]
     return due
 
 
-def fail(failed: Sequence[Ended], runner_id: UUID) -> Op[list[Ended]]:
+def fail(failed: Sequence[Ended], runner_id: UUID = NOBODY, patience: str | None = None) -> Op[list[Ended]]:
     """End the blocked children that fail with these parents; returns them, who may have children of their own."""
     params = {
         "failed": [task.id for task in failed],
         "types": [task.type for task in failed],
         "states": [task.state for task in failed],
         "runner_id": runner_id,
+        "patience": patience,
         "bounds": BOUNDS,
     }
     return Op(sql.FAIL, params, _ended)
-
-
-def _unblock(done: Sequence[UUID], failed: Sequence[UUID]) -> Op[list[Due]]:
-    return Op(sql.UNBLOCK, {"done": list(done), "failed": list(failed)}, dues)
 
 
 def _ended(rows: Sequence[Row]) -> list[Ended]:

@@ -17,11 +17,13 @@ from taskrunner.errors import DatabaseUnreachable
 from taskrunner.leases import rescue_dead
 from taskrunner.outbox import Outbox
 from taskrunner.outcome import Bury, Finish, Transition
+from taskrunner.statements import ending as sql
 from taskrunner.store import ending, steering
 from taskrunner.store import runner as runner_store
 from taskrunner.store import task as store
 from taskrunner.store.task import Claimed, Cycle, Ending
 from tests.engine import WAIT, Engine, holding
+from tests.plans import explain
 from tests.processes import eventually
 
 pytestmark = pytest.mark.anyio
@@ -390,3 +392,20 @@ async def test_somebodys_lock_on_a_child_delays_only_the_parents_of_that_child(e
     finally:
         await link.close()
     assert states(engine, locked_parent, locked_child) == ["succeeded", "pending"]
+
+
+def test_the_end_of_a_parent_touches_its_own_children_alone(engine: Engine) -> None:
+    """By the plan that a long-prepared statement has: 5,000 other edges and as many other tasks are there."""
+    others = engine.add(5000)
+    (common,) = engine.add(1, type="Child")
+    after(engine, common, others)
+    (parent,), (child,) = family(engine)
+    engine.conn.execute("SET enable_seqscan = off")  # as in the session of a runner's lane
+    for op in (
+        db.Op(sql.UNBLOCK, {"done": [parent], "failed": [], "patience": "100"}),
+        ending.fail([ending.Ended(parent, "T", "dead", True)]),
+    ):
+        plan = explain(engine.conn, op, generic=True)
+        assert plan.touched("dependency") <= 2
+        assert plan.touched("task") <= 6
+    assert states(engine, child, common) == ["blocked", "blocked"]
