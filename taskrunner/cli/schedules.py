@@ -290,8 +290,10 @@ def _do(work: Call[View]) -> View:
 
 
 def _tell(made: View, as_json: bool, words: str) -> None:
-    from taskrunner.cli.session import tell
+    from taskrunner.cli.session import talk, tell
 
+    if made.orphaned:
+        talk(f"no live process knows {made.type}: it ticks once a scheduler runs that does")
     due = made.next_tick_at
     text = f"schedule {made.name} has ended" if due is None else f"{words} {due:%Y-%m-%d %H:%M:%S} UTC"
     tell({"name": made.name, "next_tick_at": due}, as_json, f"{text} (paused)" if made.paused else text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import subprocess
@@ -21,8 +22,10 @@ from psycopg.rows import namedtuple_row
 from taskrunner import AsyncTaskQueue, Task, TaskQueue, db, declared, reads, register_task, roles
 from taskrunner.errors import Conflict, InvalidArgument, NotFound, PayloadInvalid, UnknownType
 from taskrunner.registry import Registry
+from taskrunner.schedules import AsyncSchedules, Schedules
 from taskrunner.store import declaration, schedule
 from taskrunner.testing.database import Database
+from taskrunner.wishes import Changes
 from tests.chaos.proxy import Proxy, Rule
 from tests.processes import eventually
 from tests.roles import roles_of
@@ -307,6 +310,33 @@ def test_a_payload_that_does_not_fit_is_refused_at_once(ask: Ask, world: World, 
     with pytest.raises(PayloadInvalid):
         ask("add", "odd", "Mail", 60, payload=payload)
     assert world.names() == []
+
+
+def test_both_doors_offer_the_same() -> None:
+    def offered(kind: type) -> dict[str, list[str]]:
+        methods = inspect.getmembers(kind, inspect.isfunction)
+        return {name: list(inspect.signature(each).parameters) for name, each in methods if name[0] != "_"}
+
+    assert offered(Schedules) == offered(AsyncSchedules)
+    assert set(inspect.signature(Schedules.add).parameters) >= set(Changes.__annotations__)
+
+
+# ── missed ticks ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("catch_up", "made_up"), [("latest", [5]), ("all", [1, 2, 3, 4, 5]), ("skip", [])])
+@pytest.mark.parametrize("frequency", [HOUR, "0 * * * *", ["0 * * * *", 2 * HOUR]], ids=["interval", "crontab", "list"])
+def test_after_five_periods_away_the_schedules_own_rule_decides_and_the_grid_is_the_old_one(
+    ask: Ask, world: World, catch_up: str, made_up: list[int], frequency: Any
+) -> None:
+    """SPEC SCH 39, 41."""
+    ask("add", "one", Mail(), frequency, catch_up=catch_up, jitter=60)
+    world.tick()
+    world.finish()
+    world.database.travel(5 * HOUR + 10 * MINUTE)
+    world.tick()
+    assert world.ticked() == [NOON + n * HOUR for n in made_up]
+    assert ask("get", "one").next_tick_at == NOON + 6 * HOUR
 
 
 # ── several rules, APScheduler's ─────────────────────────────────────────────────────────────────────────────────────
