@@ -63,6 +63,14 @@ def _check_states(states: tuple[str, ...]) -> str:
     return "state IN (" + ", ".join(f"'{state}'" for state in states) + ")"
 
 
+# What the statements that read it rely on: a tenant's login could write anything, and would fail the whole batch.
+_SUCCESSOR = """(successor ->> 'id')::uuid IS NOT NULL AND successor ->> 'queue' IS NOT NULL
+    AND (successor ->> 'priority')::int IS NOT NULL AND (successor ->> 'max_retries')::int IS NOT NULL
+    AND successor -> 'payload' IS NOT NULL AND successor -> 'meta' IS NOT NULL
+    AND isfinite((successor ->> 'created_at')::timestamptz) IS TRUE
+    AND isfinite((successor ->> 'maturity_at')::timestamptz) IS TRUE"""
+
+
 class TaskRow(Table, table=True):
     """A live task: pending, running or blocked. Small and hot; a task that ends leaves it."""
 
@@ -70,6 +78,7 @@ class TaskRow(Table, table=True):
     __table_args__ = (
         CheckConstraint(_check_states(LIVE), name="task_state_check"),
         CheckConstraint("tenant <> ''", name="task_tenant_check"),
+        CheckConstraint(f"successor IS NULL OR ({_SUCCESSOR})", name="task_successor_check"),
         # The claim's index: equality on the first three, then exactly its ORDER BY.
         Index(
             "task_claim", "queue", "type", "priority", "maturity_at", "id", postgresql_where=text("state = 'pending'")

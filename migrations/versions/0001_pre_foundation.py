@@ -85,6 +85,14 @@ CREATE TABLE taskrunner.task (
     waits_for INTEGER,
     PRIMARY KEY (id),
     CONSTRAINT task_state_check CHECK (state IN ('pending', 'running', 'blocked')),
+    CONSTRAINT task_successor_check CHECK (successor IS NULL OR ((successor ->> 'id')::uuid IS NOT NULL
+        AND successor ->> 'queue' IS NOT NULL
+        AND (successor ->> 'priority')::int IS NOT NULL
+        AND (successor ->> 'max_retries')::int IS NOT NULL
+        AND successor -> 'payload' IS NOT NULL
+        AND successor -> 'meta' IS NOT NULL
+        AND isfinite((successor ->> 'created_at')::timestamptz) IS TRUE
+        AND isfinite((successor ->> 'maturity_at')::timestamptz) IS TRUE)),
     CONSTRAINT task_tenant_check CHECK (tenant <> '')
 );
 CREATE INDEX task_claim ON taskrunner.task (queue, type, priority, maturity_at, id) WHERE state = 'pending';

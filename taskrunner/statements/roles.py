@@ -90,7 +90,7 @@ BEGIN
     FOR thing IN
         SELECT string_agg(quote_ident(a.attname), ', ') AS columns FROM pg_attribute a
          WHERE a.attrelid = 'taskrunner.task'::regclass AND a.attnum > 0 AND NOT a.attisdropped
-           AND a.attname NOT IN ('id', 'tenant', 'fair_tenant', 'schedule_id', 'tick_at', 'created_at')
+           AND a.attname NOT IN ('id', 'tenant', 'schedule_id', 'tick_at', 'created_at')
     LOOP
         EXECUTE format('GRANT UPDATE (%s) ON taskrunner.task TO %I, %I', thing.columns, prefix || '_user',
                        prefix || '_tenant');
@@ -114,8 +114,8 @@ GRANT INSERT, UPDATE, DELETE ON taskrunner.dead_letter, taskrunner.dependency, t
       taskrunner.idempotency_key TO $prefix$_user, $prefix$_tenant;
 GRANT INSERT, UPDATE ON taskrunner.task_stats TO $prefix$_user, $prefix$_tenant;
 GRANT INSERT ON taskrunner.audit TO $prefix$_user, $prefix$_tenant;
--- A requeued task takes its effects along.
-GRANT UPDATE (task_id) ON taskrunner.effect TO $prefix$_user, $prefix$_tenant;
+-- A requeued task takes its effects along; one that is given other work forgets them.
+GRANT UPDATE (task_id), DELETE ON taskrunner.effect TO $prefix$_user, $prefix$_tenant;
 
 COMMIT;
 """
@@ -165,9 +165,12 @@ SELECT r.role AS login, r.tenant,
 # For this transaction alone. The select list is evaluated from left to right: first what it was before.
 BIND = "SELECT current_setting('taskrunner.tenant', true), set_config('taskrunner.tenant', %(tenant)s, true)"
 
-# Whether the task is the tenant's, in whatever table, by their primary keys.
+# Whether the task is the tenant's, in whatever table, by their primary keys; also one that waits as a successor.
 OWN = """
 SELECT EXISTS (SELECT FROM taskrunner.task t WHERE t.id = %(id)s AND t.tenant = %(tenant)s)
     OR EXISTS (SELECT FROM taskrunner.task_history h WHERE h.id = %(id)s AND h.tenant = %(tenant)s)
     OR EXISTS (SELECT FROM taskrunner.dead_letter d WHERE d.id = %(id)s AND d.tenant = %(tenant)s)
+    OR EXISTS (SELECT FROM taskrunner.idempotency_key k
+                WHERE k.key = 'successor ' || %(id)s::uuid AND starts_with(k.key, 'successor ')
+                  AND k.tenant = %(tenant)s)
 """

@@ -85,7 +85,8 @@ ALONE = "SELECT pg_advisory_xact_lock(hashtextextended('taskrunner.rescue ' || %
 RESCUE = (
     """
 WITH locked AS MATERIALIZED (
-    SELECT t.id, t.queue, t.crashes, t.started_at, t.has_children OR t.successor IS NOT NULL AS special
+    SELECT t.id, t.queue, t.crashes, t.started_at, t.has_children OR t.successor IS NOT NULL AS special,
+           t.successor IS NOT NULL AS succeeded
       FROM taskrunner.task t
      WHERE t.runner_id = %(runner_id)s AND t.state = 'running'
      ORDER BY t.id FOR UPDATE SKIP LOCKED
@@ -114,6 +115,11 @@ WITH locked AS MATERIALIZED (
     + """
     RETURNING id, tenant, queue, type, 'dead' AS outcome, coalesce(run_seconds, 0) AS run_seconds,
               greatest(extract(epoch FROM started_at - maturity_at), 0)::float8 AS wait_seconds
+), forgotten AS (
+    DELETE FROM taskrunner.effect f
+     WHERE f.task_id = ANY(ARRAY(
+           SELECT l.id FROM locked l LEFT JOIN charged c ON c.id = l.id
+            WHERE l.succeeded AND coalesce(c.crashes, 0) < %(crash_limit)s)::uuid[])
 ), returned AS (
     UPDATE taskrunner.task t
        SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL,

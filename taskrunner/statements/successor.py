@@ -13,10 +13,17 @@ SELECT t.id, t.state, (t.successor ->> 'id')::uuid AS successor_id FROM taskrunn
    FOR UPDATE
 """
 
-# What a repeat after a lost reply is answered with: the task may have run with this work and ended since.
+# What a repeat after a lost reply is answered with: the task may have run with this work and ended since. Or the work
+# has an id that was enqueued before, by whatever way.
 REPLACED = """
-SELECT k.task_id FROM taskrunner.idempotency_key k
+SELECT k.task_id, true AS replaced FROM taskrunner.idempotency_key k
  WHERE k.tenant = %(tenant)s AND k.type = %(type)s AND k.key = 'replaced ' || %(id)s::uuid
+UNION ALL
+SELECT t.id, false FROM taskrunner.task t WHERE t.id = %(id)s
+UNION ALL
+SELECT h.id, false FROM taskrunner.task_history h WHERE h.id = %(id)s AND h.finished_at >= %(since)s
+UNION ALL
+SELECT d.id, false FROM taskrunner.dead_letter d WHERE d.id = %(id)s
 """
 
 _NOTED = """noted AS (
@@ -26,12 +33,15 @@ _NOTED = """noted AS (
     RETURNING task_id
 )"""
 
-# New work for a task that waits; it is as good as new, but for its id, its place in a schedule and its past errors.
-# Its runner's deaths stay counted as well: three are the limit for a task, whatever it does.
+# New work for a task that waits; it is as good as new, but for its id, its place in a schedule and its past errors:
+# also what the old work has done by `run_once` is the new one's to do again. The deaths of its runners stay counted:
+# three are the limit for a task, whatever it does.
 REPLACE = (
     "\nWITH "
     + _NOTED
-    + """
+    + """, forgotten AS (
+    DELETE FROM taskrunner.effect e USING noted n WHERE e.task_id = %(holder)s
+)
 UPDATE taskrunner.task t
    SET payload = %(payload)s::jsonb, priority = %(priority)s, max_retries = %(max_retries)s, meta = %(meta)s::jsonb,
        queue = %(queue)s, tries = 0, progress = NULL, cancel_requested_at = NULL,
@@ -78,8 +88,16 @@ TAKES_OVER = """successor = NULL,
                           ELSE (SELECT t.tenant FROM taskrunner.queue_settings q
                                  WHERE q.queue = t.successor ->> 'queue' AND q.fair) END"""
 
+# With it goes what the old work has done by `run_once`; `locked` tells which rows have a successor. Without any, no row
+# of `effect` is looked at.
+FORGOTTEN = """forgotten AS (
+    DELETE FROM taskrunner.effect f
+     WHERE f.task_id = ANY(ARRAY(SELECT l.id FROM locked l WHERE l.succeeded)::uuid[])
+)"""
+
 # The successors of tasks that an earlier statement of the transaction has deleted: %(rows)s are their rows as JSON.
 # By the name of the type that the ended task had, perhaps an old one: that is the key's place that has become free.
+# An id that is there already was not made by us: it must not keep the task from ending, and others with it.
 COME = """
 WITH gone AS MATERIALIZED (
     SELECT r.ended ->> 'tenant' AS tenant, r.ended ->> 'type' AS type, r.ended ->> 'unique_key' AS unique_key,
@@ -94,6 +112,7 @@ SELECT (g.work ->> 'id')::uuid, g.tenant, g.work ->> 'queue', g.type, (g.work ->
        (SELECT g.tenant FROM taskrunner.queue_settings q WHERE q.queue = g.work ->> 'queue' AND q.fair)
   FROM gone g
  ORDER BY g.tenant, g.type, g.unique_key
+ON CONFLICT (id) DO NOTHING
 RETURNING id, queue, priority, extract(epoch FROM maturity_at - taskrunner.clock())::float8 AS due_in, type
 """
 
@@ -106,6 +125,26 @@ SELECT k.task_id, t.type, t.successor ->> 'queue' AS queue, t.tenant, (t.success
   FROM taskrunner.idempotency_key k
   LEFT JOIN taskrunner.task t ON t.id = k.task_id AND t.successor ->> 'id' = %(id)s::uuid::text
  WHERE k.key = 'successor ' || %(id)s::uuid AND starts_with(k.key, 'successor ')
+"""
+
+# Take a successor back that has not come yet: it ends as cancelled, the task that it waits behind goes on.
+WITHDRAW = """
+WITH locked AS MATERIALIZED (
+    SELECT t.id, t.tenant, t.type, t.unique_key, t.successor AS work
+      FROM taskrunner.idempotency_key k JOIN taskrunner.task t ON t.id = k.task_id
+     WHERE k.key = 'successor ' || %(id)s::uuid AND starts_with(k.key, 'successor ')
+       AND t.successor ->> 'id' = %(id)s::uuid::text
+       FOR UPDATE OF t
+), left_alone AS (
+    UPDATE taskrunner.task t SET successor = NULL FROM locked l WHERE t.id = l.id
+)
+INSERT INTO taskrunner.task_history (id, finished_at, maturity_at, created_at, claim_no, priority, tries, crashes,
+       max_retries, tenant, queue, type, state, unique_key, payload, meta, errors)
+SELECT (l.work ->> 'id')::uuid, taskrunner.clock(), (l.work ->> 'maturity_at')::timestamptz,
+       (l.work ->> 'created_at')::timestamptz, 0, (l.work ->> 'priority')::int, 0, 0, (l.work ->> 'max_retries')::int,
+       l.tenant, l.work ->> 'queue', l.type, 'cancelled', l.unique_key, l.work -> 'payload', l.work -> 'meta', '[]'
+  FROM locked l
+RETURNING id, tenant, queue, type
 """
 
 # The live task of a key.

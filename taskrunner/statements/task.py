@@ -7,7 +7,7 @@ planner from the index task_running: see `cycle`.
 """
 
 from taskrunner.statements.cycle import COUNTED, TOLD
-from taskrunner.statements.successor import TAKES_OVER
+from taskrunner.statements.successor import FORGOTTEN, TAKES_OVER
 
 # A failed try: kept in errors (at most 100, the oldest go), back to pending with a new maturity.
 RETRY = (
@@ -17,12 +17,14 @@ WITH ending AS MATERIALIZED (
                          %(run_seconds)s::float8[], %(ages)s::float8[])
                   AS e(id, claim_no, delay, error, run_seconds, age)
 ), locked AS MATERIALIZED (
-    SELECT t.id, e.delay, e.error::jsonb AS error, e.run_seconds,
+    SELECT t.id, e.delay, e.error::jsonb AS error, e.run_seconds, t.successor IS NOT NULL AS succeeded,
            greatest(extract(epoch FROM taskrunner.clock() - t.maturity_at) - e.age, 0)::float8 AS wait_seconds
       FROM taskrunner.task t JOIN ending e ON e.id = t.id
      WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
-), retried AS (
+), """
+    + FORGOTTEN
+    + """, retried AS (
 UPDATE taskrunner.task t
    SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL, progress = NULL,
        tries = CASE WHEN t.successor IS NULL THEN t.tries + 1 ELSE 0 END,
@@ -52,13 +54,16 @@ SNOOZE = (
 WITH ending AS MATERIALIZED (
     SELECT * FROM unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[], %(delays)s::float8[]) AS e(id, claim_no, delay)
 ), locked AS MATERIALIZED (
-    SELECT t.id, e.delay FROM taskrunner.task t JOIN ending e ON e.id = t.id
+    SELECT t.id, e.delay, t.successor IS NOT NULL AS succeeded FROM taskrunner.task t JOIN ending e ON e.id = t.id
      WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
-)
+), """
+    + FORGOTTEN
+    + """
 UPDATE taskrunner.task t
    SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL,
        tries = CASE WHEN t.successor IS NULL THEN t.tries ELSE 0 END,
+       progress = CASE WHEN t.successor IS NULL THEN t.progress END,
        maturity_at = CASE WHEN t.successor IS NULL THEN taskrunner.clock() + make_interval(secs => l.delay)
                           ELSE (t.successor ->> 'maturity_at')::timestamptz END,
        """
@@ -112,14 +117,17 @@ SELECT e.id FROM ended e
 RELEASE = (
     """
 WITH locked AS MATERIALIZED (
-    SELECT t.id FROM taskrunner.task t
+    SELECT t.id, t.successor IS NOT NULL AS succeeded FROM taskrunner.task t
       JOIN unnest(%(ids)s::uuid[], %(claim_nos)s::bigint[]) AS e(id, claim_no) ON e.id = t.id
      WHERE t.claim_no = e.claim_no AND t.runner_id = %(runner_id)s AND t.state NOT IN ('pending', 'blocked')
      ORDER BY t.id FOR UPDATE OF t SKIP LOCKED
-)
+), """
+    + FORGOTTEN
+    + """
 UPDATE taskrunner.task t
    SET state = 'pending', runner_id = NULL, claimed_at = NULL, started_at = NULL, deadline_at = NULL,
        tries = CASE WHEN t.successor IS NULL THEN t.tries ELSE 0 END,
+       progress = CASE WHEN t.successor IS NULL THEN t.progress END,
        maturity_at = CASE WHEN t.successor IS NULL THEN t.maturity_at
                           ELSE (t.successor ->> 'maturity_at')::timestamptz END,
        """

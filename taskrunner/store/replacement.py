@@ -6,9 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from taskrunner.db import Op, Row, Steps, column, scalar
+from taskrunner.db import Op, Row, Steps, scalar
 from taskrunner.statements import successor as sql
-from taskrunner.store.enqueue import Enqueued, Idempotency, NewTask, Replaced, Stored, give_up_key, keep_key, store
+from taskrunner.store.enqueue import (
+    Enqueued,
+    Idempotency,
+    NewTask,
+    Replaced,
+    Stored,
+    ended_since,
+    give_up_key,
+    keep_key,
+    store,
+)
 from taskrunner.store.task import Due
 
 
@@ -59,10 +69,10 @@ def _replace(task: NewTask, aliases: Mapping[str, Sequence[str]], *, fresh: bool
     refused: UUID | None = None
     while True:
         holder = yield Op(sql.HOLDER, _params(place), _holder)
+        if not fresh and (earlier := (yield from _earlier(task))) is not None:
+            return Stored([earlier], [])  # a repeat: the first reply was lost
         if holder is not None:
             return (yield from _take_place(task, holder))
-        if not fresh and (earlier := (yield from _earlier(task))) is not None:
-            return _replaced(earlier)
         stored = yield from store([task], aliases=aliases, fresh=fresh)
         (answer,) = stored.answers
         if answer.created or answer.id in (task.id, refused):
@@ -71,19 +81,22 @@ def _replace(task: NewTask, aliases: Mapping[str, Sequence[str]], *, fresh: bool
 
 
 def _take_place(task: NewTask, holder: _Holder) -> Steps[Stored]:
-    if task.id == holder.id:  # a repeat: the first reply was lost
-        return Stored([Enqueued(task.id, created=False)], [])
-    running = holder.state == "running"
-    answer = (holder.successor_id or task.id) if running else holder.id
-    done = yield Op(sql.SUCCEED if running else sql.REPLACE, _work(task, holder.id, answer), list)
-    if not done:  # nobody else can have changed the row, which is locked: it is a repeat
-        return _replaced((yield from _earlier(task)) or answer)
-    return _replaced(answer, [] if running or done[0][5] == "blocked" else [Due(*done[0][:5])])
+    """Write the work into its row, which is locked: nobody else can change it before this is committed."""
+    if holder.state == "running":
+        answer = holder.successor_id or task.id
+        yield Op(sql.SUCCEED, _work(task, holder.id, answer), list)
+        return _replaced(answer)
+    done = yield Op(sql.REPLACE, _work(task, holder.id, holder.id), list)
+    return _replaced(holder.id, [Due(*row[:5]) for row in done if row[5] != "blocked"])
 
 
-def _earlier(task: NewTask) -> Steps[UUID | None]:
-    found = yield Op(sql.REPLACED, {"tenant": task.tenant, "type": task.type, "id": task.id}, column)
-    return found[0] if found else None
+def _earlier(task: NewTask) -> Steps[Enqueued | None]:
+    params = {"tenant": task.tenant, "type": task.type, "id": task.id, "since": ended_since([task.id])}
+    found = yield Op(sql.REPLACED, params, list)
+    if not found:
+        return None
+    id_, replaced = found[0]
+    return Replaced(id_, created=False) if replaced else Enqueued(id_, created=False)
 
 
 def _replaced(id_: UUID, due: list[Due] | None = None) -> Stored:

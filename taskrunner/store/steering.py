@@ -10,7 +10,7 @@ from uuid import UUID
 from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.errors import Conflict, NotFound, TaskrunnerError
 from taskrunner.statements import steering as sql
-from taskrunner.store import ending, flow
+from taskrunner.store import ending, flow, successor
 from taskrunner.store.task import Due, announce
 
 CANCEL_CHANNEL = "taskrunner_cancel"
@@ -44,7 +44,22 @@ def cancel(id_: UUID, *, running: bool = True, repeated: bool = False) -> Steps[
     where = yield from _where(id_)
     if repeated and where is not None and where.state == "cancelled":
         return "cancelled"
+    if where is None and (outcome := (yield from _cancel_successor(id_, running=running))):
+        return outcome
     raise _refusal(id_, where, "cancelled")
+
+
+def _cancel_successor(id_: UUID, *, running: bool) -> Steps[str | None]:
+    """Cancel work that waits for a running task of its key to end, or the task that has taken it over."""
+    gone = yield successor.withdraw(id_)
+    if gone:
+        yield _count_cancelled(gone[0])
+        return "cancelled"
+    behind = yield successor.taken_over_by(id_)
+    if behind is None:
+        return None
+    come = yield from _where(id_)  # it may have come since the first look
+    return (yield from cancel(id_ if come else behind, running=running))
 
 
 def reschedule(id_: UUID, *, at: datetime | None = None, delay: timedelta = timedelta(0)) -> Steps[Due]:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
-from taskrunner.db import Op, Steps
+from taskrunner.db import Op, Row, Steps, scalar
 from taskrunner.statements import successor as sql
 from taskrunner.store.task import Due, dues
+
+
+def withdraw(id_: UUID) -> Op[list[Row]]:
+    """Take a successor back before it has come; returns its id, tenant, queue and type if there is such a one."""
+    return Op(sql.WITHDRAW, {"id": id_}, list)
+
+
+def taken_over_by(id_: UUID) -> Op[UUID | None]:
+    """Return the task behind which a successor of this id has waited; None if there was none."""
+    return Op(sql.FOLLOW, {"id": id_}, scalar)
 
 
 def take_over(successions: Sequence[str]) -> Steps[list[Due]]:

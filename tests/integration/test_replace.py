@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,9 @@ from uuid_utils.compat import uuid7
 
 from taskrunner import TaskStatus, db, events, register_task
 from taskrunner.asyncqueue import AsyncTaskQueue
-from taskrunner.errors import InvalidArgument, NotFound
+from taskrunner.errors import Conflict, InvalidArgument, NotFound
 from taskrunner.queue import TaskQueue
+from taskrunner.store import effect as effects
 from taskrunner.store import ending as ending_store
 from taskrunner.store import runner as runner_store
 from taskrunner.store import steering
@@ -386,6 +388,128 @@ def test_a_successor_is_stored_under_the_name_that_the_running_task_has(engine: 
         assert door.add(New(n=3), on_conflict="replace").id == second.id
         assert door.get_by_key(New).payload == {"n": 3}
     assert engine.ends(old) == 1
+
+
+# ── what a successor is besides ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_successor_can_be_cancelled_before_it_has_come(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 15, 17: by its own id; the task that runs goes on."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        first = put(door, note(n=1))
+        (claim,) = engine.claim(runner, types=("Note",))
+        for act in (door.cancel, door.delete):
+            second = put(door, note(n=2))
+            act(second.id)
+            assert door.wait(second.id, 30).state == "cancelled"
+            assert row(engine, first.id)["successor"] is None
+            with pytest.raises(Conflict, match="is cancelled"):
+                act(second.id)
+        assert not engine.finish(runner, claim).left, "nothing follows: the fast way"
+        assert door.stats()["cancelled"] == 2
+    assert [engine.ends(first.id), engine.ends(second.id), live(engine)] == [1, 1, 0]
+
+
+def test_work_that_was_taken_over_is_cancelled_by_the_successors_id_too(engine: Engine, note: Any) -> None:
+    """SPEC UNQ 17."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        first = put(door, note(n=1))
+        (claim,) = engine.claim(runner, types=("Note",))
+        second = put(door, note(n=2), delay=HOUR)
+        engine.retry(runner, claim)
+        assert door.cancel(second.id) == "cancelled"
+        assert door.get(first.id).state == "cancelled"
+        with pytest.raises(NotFound):
+            door.cancel(uuid7())
+
+
+@pytest.mark.parametrize("way", ["replaced", "retry", "snooze", "release", "rescue"])
+def test_what_the_old_work_has_done_once_is_the_new_works_to_do(engine: Engine, note: Any, way: str) -> None:
+    """SPEC UNQ 15, ONC 56: a key of `run_once` belongs to the work, though the task's id stays."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        first, other = put(door, note(n=1)), door.add(note(n=1), key="other")
+        claims = engine.claim(runner, 2, types=("Note",))
+        for claim in claims:
+            assert engine.do(effects.keep(effects.Fence(runner, claim.id, claim.claim_no), "charge", "1"))
+        if way != "replaced":
+            put(door, note(n=2))
+        endings = [Ending(claim.id, claim.claim_no, detail='{"message": "no"}') for claim in claims]
+        match way:
+            case "replaced" | "retry":
+                engine.do(store.retry(runner, endings))
+            case "snooze":
+                engine.do(store.snooze(runner, endings))
+            case "release":
+                engine.do(store.release(runner, [(claim.id, claim.claim_no) for claim in claims]))
+            case _:
+                engine.die(runner)
+        if way == "replaced":
+            assert len(engine.rows("SELECT FROM taskrunner.effect")) == 2, "a retry of the same work skips it"
+            put(door, note(n=2))
+    assert engine.rows("SELECT task_id FROM taskrunner.effect") == [(other.id,)]
+    assert engine.view(first.id).payload == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"id": "no id"},
+        {"priority": 2**40},
+        {"queue": None},
+        {"maturity_at": "infinity"},
+        {"meta": None},
+        {"payload": None},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+def test_a_successor_that_no_statement_of_ours_has_written_is_refused(engine: Engine, note: Any, bad: Any) -> None:
+    """SPEC TEN 54: a login that writes its own SQL must not keep the tasks of others from ending."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        put(door, note(n=1))
+        engine.claim(runner, types=("Note",))
+        put(door, note(n=2))
+    work = {name: value for name, value in row_successor(engine).items() if name not in bad}
+    work |= {name: value for name, value in bad.items() if value is not None}
+    with pytest.raises((psycopg.DataError, psycopg.errors.CheckViolation)):
+        engine.conn.execute("UPDATE taskrunner.task SET successor = %s::jsonb", [json.dumps(work)])
+
+
+def row_successor(engine: Engine) -> dict[str, Any]:
+    return dict(engine.value("SELECT successor FROM taskrunner.task WHERE successor IS NOT NULL"))
+
+
+def test_a_successor_with_an_id_that_is_taken_keeps_no_task_from_ending(engine: Engine, note: Any) -> None:
+    """SPEC TEN 54: only who writes his own SQL can make such a one."""
+    runner = engine.join("Note")
+    with engine.door() as door:
+        put(door, note(n=1))
+        (claim,) = engine.claim(runner, types=("Note",))
+        put(door, note(n=2))
+        taken = door.add(note(n=3), key="other", delay=HOUR)
+    engine.conn.execute(
+        "UPDATE taskrunner.task SET successor = successor || jsonb_build_object('id', %s::uuid)"
+        " WHERE successor IS NOT NULL",
+        [taken.id],
+    )
+    assert end(engine, runner, claim) == []
+    assert engine.rows("SELECT id FROM taskrunner.task") == [(taken.id,)]
+
+
+def test_a_task_object_that_was_added_before_replaces_nothing(engine: Engine, note: Any) -> None:
+    """An object has one id: adding it again is a repeat."""
+    task = note(n=1)
+    runner = engine.join("Note")
+    with engine.door() as door:
+        mine = door.add(task, key="a", delay=HOUR)
+        theirs = door.add(note(n=2), key="b")
+        engine.claim(runner, types=("Note",))
+        again = door.add(task, key="b", on_conflict="replace")
+        assert (again, again.replaced) == ((mine.id, False), False)
+    assert row(engine, theirs.id)["successor"] is None
 
 
 # ── lost replies, and others at the same moment ──────────────────────────────────────────────────────────────────────

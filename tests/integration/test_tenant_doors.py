@@ -135,6 +135,39 @@ async def test_a_bound_door_adds_finds_and_steers_its_tenants_tasks(
 
 
 @pytest.mark.parametrize("who", LOGINS)
+async def test_a_bound_door_replaces_and_steers_by_key_what_is_its_tenants(
+    engine: Engine, mail: Any, installed: Roles, kind: str, who: str
+) -> None:
+    """SPEC TEN 54, UNQ 15, 17."""
+    engine.conn.execute("INSERT INTO taskrunner.queue_settings (queue, fair) VALUES ('fair', true)")
+    (foreign,) = engine.add(type="Mail", tenant="globex", unique_key="key:k")
+    runner = engine.join("Mail")
+    async with opened(kind, login(installed, who), engine, "acme") as door:
+        first = await door.add(mail(), key="k", delay=3600)
+        for queue in ("fair", "default"):
+            again = await door.add(mail(), key="k", on_conflict="replace", queue=queue)
+            assert (again.id, again.replaced) == (first.id, True)
+        assert engine.rows("SELECT fair_tenant FROM taskrunner.task WHERE id = %s", first.id) == [(None,)]
+        assert len(engine.claim(runner, 2, types=("Mail",))) == 2
+        successor = await door.add(mail(), key="k", on_conflict="replace")
+        assert (await door.get(successor.id)).state == "pending"
+        assert (await door.get_by_key("Mail", "k")).id == first.id
+        assert await door.cancel(successor.id) == "cancelled"
+        other = await door.add(mail(), key="k", on_conflict="replace")
+        assert await door.cancel_by_key(mail, "k") == "requested"
+        with pytest.raises(InvalidArgument):
+            await door.get_by_key("Mail", "k", tenant="globex")
+    async with opened(kind, engine.url, engine, "initech") as door:
+        for id_ in (foreign, other.id):
+            with pytest.raises(NotFound):
+                await door.get(id_)
+            with pytest.raises(NotFound):
+                await door.cancel(id_)
+        with pytest.raises(NotFound):
+            await door.get_by_key("Mail", "k")
+
+
+@pytest.mark.parametrize("who", LOGINS)
 async def test_a_bound_door_requeues_its_tenants_dead(
     engine: Engine, mail: Any, installed: Roles, kind: str, who: str
 ) -> None:

@@ -409,7 +409,7 @@ def test_rows_of_another_tenant_cannot_be_written_and_own_ones_can(writer: Conne
     assert writer.execute(INSERTS[table], [MINE]).rowcount == 1  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("table", ["task", "dead_letter", "schedule", "idempotency_key", "dependency"])
+@pytest.mark.parametrize("table", ["task", "dead_letter", "schedule", "idempotency_key", "dependency", "effect"])
 def test_rows_of_another_tenant_are_neither_deleted_nor_locked(writer: Connection, filled: Roles, table: str) -> None:
     locked = writer.execute(f"SELECT to_jsonb(r)::text FROM taskrunner.{table} r FOR UPDATE").fetchall()  # type: ignore[arg-type]
     assert not [row for (row,) in locked if THEIRS in row]
@@ -425,7 +425,7 @@ def test_rows_of_another_tenant_are_neither_deleted_nor_locked(writer: Connectio
         assert owner.execute(foreign, [mine]).fetchone() == before != (0,)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("column", ["tenant", "id", "schedule_id", "tick_at", "fair_tenant", "created_at"])
+@pytest.mark.parametrize("column", ["tenant", "id", "schedule_id", "tick_at", "created_at"])
 def test_whose_a_task_is_and_which_tick_is_never_changed(writer: Connection, column: str) -> None:
     refused(writer, f"UPDATE taskrunner.task SET {column} = DEFAULT")
 
@@ -477,7 +477,7 @@ def test_no_effect_is_put_into_another_tenants_task(writer: Connection) -> None:
     assert writer.execute(move, [IDS[MINE]["child"]]).rowcount == 1
 
 
-@pytest.mark.parametrize("table", ["runner", "queue_settings", "tenant_role", "schema_version", "effect", "task_log"])
+@pytest.mark.parametrize("table", ["runner", "queue_settings", "tenant_role", "schema_version", "task_log"])
 def test_what_is_everybodys_or_the_runners_is_not_written_by_a_tenant(writer: Connection, table: str) -> None:
     refused(writer, f"DELETE FROM taskrunner.{table}")
 
