@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, scalar
+from taskrunner.idtime import ended_since
 from taskrunner.statements import successor as sql
 from taskrunner.store.enqueue import (
     Enqueued,
@@ -14,7 +15,6 @@ from taskrunner.store.enqueue import (
     NewTask,
     Replaced,
     Stored,
-    ended_since,
     give_up_key,
     keep_key,
     store,
