@@ -321,9 +321,10 @@ CREATE FUNCTION taskrunner.bound_tenant() RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    login constant text := session_user;  -- as text of the column's collation, or its key would not be used
     bound text;
 BEGIN
-    SELECT r.tenant INTO bound FROM taskrunner.tenant_role r WHERE r.role = session_user;
+    SELECT r.tenant INTO bound FROM taskrunner.tenant_role r WHERE r.role = login;
     IF bound IS NULL AND (pg_has_role(session_user, to_regrole(taskrunner.roles() || '_user'), 'MEMBER')
                        OR pg_has_role(session_user, to_regrole(taskrunner.roles() || '_reader'), 'MEMBER')) THEN
         bound := nullif(current_setting('taskrunner.tenant', true), '');

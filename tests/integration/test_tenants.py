@@ -532,3 +532,16 @@ def test_the_owners_plans_know_nothing_of_policies_and_a_tenants_ask_once_a_stat
     with filled.database.connect() as owner:
         owner.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(f"{filled.prefix}_owner")))
         assert "bound_tenant" not in plan(owner)
+
+
+def test_whose_a_login_is_is_found_by_the_key_among_ten_thousand(filled: Roles) -> None:
+    with filled.database.connect() as owner:
+        owner.execute(
+            "INSERT INTO taskrunner.tenant_role SELECT 'login' || i, 't' || i FROM generate_series(1, 10000) i"
+        )
+        owner.execute("ANALYZE taskrunner.tenant_role")
+    looked = "SELECT seq_scan, idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'tenant_role'"
+    for url in (filled.login("user"), filled.mapped(MINE)):
+        with psycopg.connect(url) as conn:
+            conn.execute("SELECT count(*) FROM taskrunner.task")
+            assert conn.execute(looked).fetchone() == (0, 1), "once a statement"
