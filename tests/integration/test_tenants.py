@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -76,7 +76,8 @@ def filled(lent: Roles) -> Roles:
     """Rows of three tenants in every table, roles, and a runner; history in a partition and in DEFAULT."""
     roles.create(lent.database.url, lent.prefix)
     with lent.database.connect() as conn:
-        db.run(conn, history.create(datetime.now(UTC).date(), timedelta(seconds=1)))
+        today = next(iter(db.run(conn, history.wanted(0))))
+        assert db.run(conn, history.create(today, timedelta(seconds=1))).verdict == "done"
         for tenant, ids in IDS.items():
             with psycopg.ClientCursor(conn) as cursor:
                 cursor.execute(FILL, {"tenant": tenant, **ids})
