@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NoReturn, Self, TypeVar, cast
 from uuid import UUID
 
@@ -367,13 +368,8 @@ class ChildUnit:
     def __init__(self, told: Mapping[str, Any], id_: UUID, claim_no: int, *, on_loop: bool) -> None:
         """`told` is what `connection_for_children` said to the child."""
         fence = Fence(UUID(told["runner_id"]), id_, claim_no)
-        how = {"prepare": told["prepare"], "most": 0}
         self.on_loop = on_loop
-        self._unit: Any = (
-            LoopUnit(fence, make_async_engine(told["url"], **how))
-            if on_loop
-            else ThreadUnit(fence, make_engine(told["url"], **how))
-        )
+        self._unit: Any = (LoopUnit if on_loop else ThreadUnit)(fence, _engine(told["url"], told["prepare"], on_loop))
         self.session: Any = self._unit.session
         self.kept, self.keep, self.undo = self._unit.kept, self._unit.keep, self._unit.undo
 
@@ -391,6 +387,12 @@ class ChildUnit:
         """Finish the task after so many seconds; returns a `Verdict`, or what is to be awaited for it."""
         fence = self._unit.fence
         return self._unit.finish(Ending(fence.id, fence.claim_no, seconds, seconds, "succeeded", result))
+
+
+@lru_cache(maxsize=2)
+def _engine(url: str, prepare: bool, on_loop: bool) -> Any:
+    """Return this process's engine, which keeps no connection: the next call has another loop."""
+    return (make_async_engine if on_loop else make_engine)(url, prepare=prepare, most=0)
 
 
 def connection_for_children(url: str, runner_id: UUID, *, prepare: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 
 from taskrunner.registry import discover
@@ -77,11 +78,16 @@ def ledger(engine: Engine, id_: UUID) -> Counter[str]:
     return Counter(row[0] for row in engine.rows("SELECT what FROM ledger WHERE task = %s", id_))
 
 
-async def recovered(engine: Engine, id_: UUID) -> None:
-    """Take back what the dead runner held, and run it to its end."""
+def taken_back(engine: Engine) -> None:
+    """End all leases: what was claimed, or waits for its next try, is due."""
     for (dead,) in engine.rows("SELECT id FROM taskrunner.runner"):
         engine.die(dead, limit=100)
     engine.conn.execute("UPDATE taskrunner.task SET maturity_at = taskrunner.clock()")
+
+
+async def recovered(engine: Engine, id_: UUID) -> None:
+    """Take back what the dead runner held, and run it to its end."""
+    taken_back(engine)
     async with engine.running(process_slots=1, grace=timedelta(seconds=30)) as running:
         (view,) = await running.ended(id_)
     assert view.state == "succeeded"
@@ -173,3 +179,38 @@ async def test_the_death_of_a_runner_rolls_back_the_session_of_the_task_that_it_
 
 def _open_sessions(engine: Engine) -> int:
     return len(engine.backends("taskrunner runner session"))
+
+
+@pytest.mark.parametrize("way", [*ON_LOOP_OR_THREAD, "child"])
+async def test_a_runner_that_is_stopped_inside_a_session_holds_up_nobody_and_can_commit_no_more(
+    engine: Engine, work: Any, way: str
+) -> None:
+    """SPEC ONC 56, CRA 35, FAULTS F4, I4: its transaction stays open, with the effect and its key in it."""
+    with engine.door() as door:
+        id_ = door.add(work.WAYS[way][1](end="wait")).id
+    with runner(engine) as process:
+        eventually(lambda: _in_the_block(engine), "a session that has done its work")
+        processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in processes:
+            one.suspend()
+        engine.conn.execute("INSERT INTO go VALUES (1)")
+        taken_back(engine)
+        with runner(engine):
+            assert eventually(lambda: engine.view(id_).finished_at, "its end elsewhere")
+        assert ledger(engine, id_) == {"plain": 1, "once": 1, "last": 1}
+        for one in processes:
+            one.resume()
+        eventually(lambda: not _in_the_block(engine), "the end of the stopped one's session")
+    assert ledger(engine, id_) == {"plain": 1, "once": 1, "last": 1}
+    assert engine.ends(id_) == 1
+    assert engine.value("SELECT count(*) FROM taskrunner.effect WHERE task_id = %s", id_) == 1
+
+
+def _in_the_block(engine: Engine) -> int:
+    """Count the sessions that wait in their block for the test to let them go."""
+    return int(
+        engine.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'taskrunner runner session'"
+            " AND datname = current_database() AND query LIKE '%%FROM go%%'"
+        )
+    )
