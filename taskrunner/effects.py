@@ -122,6 +122,8 @@ class RunEffects:
     def run_once(self, key: str, fn: Callable[[], Any]) -> Any:
         """Return what `fn` returned, or what it returned when it first succeeded; on a loop what to await for it."""
         checked_key(key)
+        if self._attempt.ended is not None:
+            raise TaskrunnerError(f"run_once({key!r}): the run is over")
         return self._once_on_loop(key, fn) if on_a_loop() else self._once_here(key, fn)
 
     async def _once_on_loop(self, key: str, fn: Callable[[], Any]) -> Any:

@@ -24,7 +24,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from taskrunner import borrowed, db, events
 from taskrunner.db import Steps
-from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
+from taskrunner.errors import TaskrunnerError
 from taskrunner.errortext import error_entry
 from taskrunner.store import effect as store
 from taskrunner.store.effect import Fence, Kept
@@ -46,7 +46,7 @@ class Verdict:
     """What a run's finish in its session came to.
 
     `stored`: committed, the task has ended. `lost`: the claim is no longer this runner's, all is rolled back.
-    `unsure`: the connection was lost, perhaps with the reply to COMMIT. `refused`: the database refused it.
+    `unsure`: the connection was lost after COMMIT was sent. `refused`: nothing is stored, `error` says why.
     """
 
     kind: Literal["stored", "lost", "unsure", "refused"]
@@ -256,15 +256,17 @@ class ThreadUnit(Unit):
 
     def finish(self, ending: Ending) -> Verdict:
         """Write the finish, commit it with the session's work, and give the connection back."""
+        committing = False
         try:
             self.session.flush()
             driver = borrowed.sync_connection(self.session)
             self._committable(driver)
             if _write(driver, end(self.fence.runner_id, ending)) is None:
                 return Verdict("lost")
+            committing = True
             _commit(self.session)
         except Exception as error:
-            return _verdict_on(error)
+            return _verdict_on(error, committing=committing)
         finally:
             self.undo()
         return Verdict("stored")
@@ -294,15 +296,17 @@ class LoopUnit(Unit):
 
     async def finish(self, ending: Ending) -> Verdict:
         """Write the finish, commit it with the session's work, and give the connection back."""
+        committing = False
         try:
             await self.session.flush()
             driver = await borrowed.async_connection(self.session)
             self._committable(driver)
             if await _awrite(driver, end(self.fence.runner_id, ending)) is None:
                 return Verdict("lost")
+            committing = True
             await self.session.run_sync(_commit)
         except Exception as error:
-            return _verdict_on(error)
+            return _verdict_on(error, committing=committing)
         finally:
             await self.undo()
         return Verdict("stored")
@@ -354,9 +358,10 @@ async def _awrite(driver: psycopg.AsyncConnection[Any], finish: Steps[T]) -> T:
         return end_of_steps.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
 
 
-def _verdict_on(error: Exception) -> Verdict:
-    gone = isinstance(error, DatabaseUnreachable) or (isinstance(error, DBAPIError) and error.connection_invalidated)
-    return Verdict("unsure") if gone else Verdict("refused", error_entry(error))
+def _verdict_on(error: Exception, *, committing: bool) -> Verdict:
+    """Before COMMIT was sent, a connection that is lost is a failed try: perhaps it is lost each time."""
+    gone = isinstance(error, DBAPIError) and error.connection_invalidated
+    return Verdict("unsure") if gone and committing else Verdict("refused", error_entry(error))
 
 
 # ── in a child process ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -185,6 +185,23 @@ async def test_a_run_whose_claim_was_taken_away_meanwhile_gets_an_error_and_stor
     engine.conn.execute("DELETE FROM taskrunner.task")
 
 
+@pytest.mark.parametrize("way", ["child", "child-loop"])
+async def test_a_child_whose_claim_was_taken_away_meanwhile_gets_the_same_error(
+    engine: Engine, work: Any, way: str
+) -> None:
+    """SPEC ONC 56, CRA 35."""
+    other = engine.join(lease=timedelta(hours=1))
+    with engine.door() as door:
+        async with engine.running(process_slots=1) as running:
+            id_ = door.add(work.WAYS[way][0](url=engine.url, stolen_by=str(other))).id
+            await running.until(events.Settled, where=lambda event: event.task_id == id_)
+    first, refused = sorted(ledger(engine, id_))
+    assert first == "first"
+    assert f"{id_} (claim 1) is no longer this runner's: run_once('first') is left to" in refused
+    assert keys(engine, id_) == []
+    engine.conn.execute("DELETE FROM taskrunner.task")
+
+
 @pytest.mark.parametrize("way", EVERYWHERE)
 async def test_a_session_whose_claim_was_taken_away_before_the_finish_is_rolled_back(
     engine: Engine, work: Any, way: str
@@ -233,13 +250,14 @@ async def test_a_run_that_is_stopped_in_its_session_leaves_nothing_and_no_open_t
             if stop == "timeout":
                 inside = work.TIMED[way]
             id_ = door.add(inside(end="slow" if way != "thread" else "doze")).id
-            await eventually(lambda: open_sessions(engine))
+            if stop != "timeout":  # that comes soon after the session has been opened
+                await eventually(lambda: open_sessions(engine))
             if stop == "cancel":
                 assert door.cancel(id_) == "requested"
             if stop == "drain":
                 running.runner.stop()
             await running.until(events.Settled, where=lambda event: event.task_id == id_)
-            assert open_sessions(engine) == 0
+            await eventually(lambda: not open_sessions(engine))
             assert ledger(engine, id_) == {}
             if stop != "drain":  # the connection, or its place, is free again
                 (view,) = await running.ended(door.add(work.WAYS[way][1](end="result")).id)

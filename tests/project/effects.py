@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 from sqlalchemy import text
 
 from taskrunner import Snooze, Task, TaskStatus, register_task
+from taskrunner.errors import LeaseLost
 
 LEDGER = "CREATE TABLE ledger (task uuid NOT NULL, what text NOT NULL); CREATE TABLE go (now int)"
 GO = text("SELECT count(*) FROM go")
@@ -28,7 +29,7 @@ class Outside(Task):
 
     url: str
     fails: int = 0
-    values: Any = None
+    stolen_by: str = ""
 
     def next_try(self) -> float | None:
         return DELAY if self.tries < 50 else None
@@ -36,7 +37,9 @@ class Outside(Task):
     def note(self, what: str) -> Any:
         with psycopg.connect(self.url, autocommit=True) as conn:
             conn.execute("INSERT INTO ledger (task, what) VALUES (%s, %s)", (self.id, what))
-        return self.values if self.values is not None else {"what": what, "try": self.tries}
+            if self.stolen_by and what == "first":
+                conn.execute("UPDATE taskrunner.task SET claim_no = claim_no + 1, runner_id = %s", (self.stolen_by,))
+        return {"what": what, "try": self.tries}
 
     async def anote(self, what: str) -> Any:
         await asyncio.sleep(0)
@@ -49,14 +52,20 @@ class Outside(Task):
 
 class OutsideHere(Outside):
     def run(self) -> Any:
-        first = self.context.run_once("first", lambda: self.note("first"))
+        try:
+            first = self.context.run_once("first", lambda: self.note("first"))
+        except LeaseLost as error:
+            return self.note(f"refused: {error}")
         self.fail()
         return [first, self.context.run_once("second", lambda: self.note("second"))]
 
 
 class OutsideLoop(Outside):
     async def run(self) -> Any:
-        first = await self.context.run_once("first", lambda: self.note("first"))
+        try:
+            first = await self.context.run_once("first", lambda: self.note("first"))
+        except LeaseLost as error:
+            return self.note(f"refused: {error}")
         self.fail()
         return [first, await self.context.run_once("second", lambda: self.anote("second"))]
 
@@ -65,6 +74,7 @@ class Inside(Task):
     """An effect of the session, one by `run_once` in it, and an end as told."""
 
     end: str = "success"
+    timed: ClassVar[bool] = False
 
     def next_try(self) -> float | None:
         return DELAY if self.tries < 50 and self.end not in WAITS else None
@@ -78,6 +88,11 @@ class Inside(Task):
         if self.end == "snooze" and self.context.claim_no < 3:
             return Snooze(0)
         return ends.get(self.end)
+
+    def hurry(self) -> None:
+        """A timed one has little time from here on, inside its session."""
+        if self.timed:
+            self.context.extend(0.3)
 
     def row(self, what: str) -> dict[str, str]:
         return {"task": str(self.id), "what": what}
@@ -94,6 +109,7 @@ class InsideHere(Inside):
                 session.commit()
             while self.end == "wait" and session.scalar(GO) == 0:
                 time.sleep(0.01)
+            self.hurry()
             time.sleep(WAITS.get(self.end, 0))
         return self.value()
 
@@ -112,6 +128,7 @@ class InsideLoop(Inside):
                 await session.commit()
             while self.end == "wait" and await session.scalar(GO) == 0:  # noqa: ASYNC110 - the test makes it
                 await asyncio.sleep(0.01)
+            self.hurry()
             await asyncio.sleep(WAITS.get(self.end, 0))
         return self.value()
 
@@ -151,20 +168,24 @@ class InsideInChild(InsideHere): ...
 class InsideOnChildLoop(InsideLoop): ...
 
 
-@register_task("inside.loop.timed", timeout=3)
-class TimedOnLoop(InsideLoop): ...
+@register_task("inside.loop.timed", timeout=120)
+class TimedOnLoop(InsideLoop):
+    timed = True
 
 
-@register_task("inside.thread.timed", timeout=3)
-class TimedInThread(InsideHere): ...
+@register_task("inside.thread.timed", timeout=120)
+class TimedInThread(InsideHere):
+    timed = True
 
 
-@register_task("inside.child.timed", executor="process", timeout=3)
-class TimedInChild(InsideHere): ...
+@register_task("inside.child.timed", executor="process", timeout=120)
+class TimedInChild(InsideHere):
+    timed = True
 
 
-@register_task("inside.child-loop.timed", executor="process", timeout=3)
-class TimedOnChildLoop(InsideLoop): ...
+@register_task("inside.child-loop.timed", executor="process", timeout=120)
+class TimedOnChildLoop(InsideLoop):
+    timed = True
 
 
 TIMED = {"loop": TimedOnLoop, "thread": TimedInThread, "child": TimedInChild, "child-loop": TimedOnChildLoop}
