@@ -16,6 +16,7 @@ import pytest
 
 from taskrunner import register_task
 from taskrunner.asyncqueue import AsyncTaskQueue
+from taskrunner.awaiting import AsyncEar, Ear
 from taskrunner.errors import InvalidArgument, NotFound, TaskDead, WaitTimeout
 from taskrunner.queue import TaskQueue
 from taskrunner.statements.cycle import TOLD
@@ -27,6 +28,7 @@ from taskrunner.waiting import Board, Watch, awaited
 from tests.engine import WAIT, Engine, holding
 from tests.integration.test_statements import constants
 from tests.processes import eventually
+from tests.silencer import Silencer
 
 pytestmark = pytest.mark.anyio
 
@@ -505,3 +507,29 @@ def test_a_door_that_closes_does_not_wait_for_its_listener(engine: Engine, pool:
             door.wait(id_, 0.3)
         eventually(lambda: engine.backends("taskrunner wait"))
     assert not [thread.name for thread in threading.enumerate() if thread.name == "taskrunner wait"]
+
+
+@pytest.mark.parametrize("kind", [Ear, AsyncEar])
+async def test_a_listening_connection_that_goes_silent_is_given_up_and_rebuilt(
+    engine: Engine, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS F16: nothing closes it, nothing comes through."""
+    monkeypatch.setattr("taskrunner.awaiting.LINGER", 0.1)
+    monkeypatch.setattr("taskrunner.channel.CHECK", 0.2)
+    board = Board()
+    async with Silencer(engine.url) as silencer:
+        ear = kind(board, lambda: silencer.url)
+        with Watch(board, [uuid4()], None, lambda: None):
+            for connections in (1, 2):
+                async with asyncio.timeout(WAIT):
+                    while not board._listening or silencer.connections < connections:
+                        ear.open()  # as whoever waits does at each turn
+                        await asyncio.sleep(0.01)
+                silencer.silent = connections == 1
+                while connections == 1 and board._listening:
+                    ear.open()
+                    await asyncio.sleep(0.01)
+            closing = await asyncio.to_thread(ear.close)
+            if closing is not None:
+                await closing
+    assert silencer.connections >= 2
