@@ -8,6 +8,7 @@ import itertools
 import os
 import secrets
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ from taskrunner.errors import DatabaseUnreachable
 # One janitor at a time writes archives of a database; a session's lock, since that may take minutes.
 _ALONE = "SELECT pg_try_advisory_lock(7235440318201949)"
 _COPY = SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER, ENCODING 'UTF8')")
+
+
+ABANDONED = 86_400  # s, after which a draft that nobody has written to is nobody's
 
 
 class ArchiveError(Exception):
@@ -81,6 +85,7 @@ class Archive:
     def _write(self, conn: Connection[Any], name: str, rows: Composable) -> Archived:
         if not self._folder.is_dir():
             raise ArchiveError(f"{self._folder} is no folder: create it, or mount what belongs there")
+        self._tidy()
         draft = self._folder / f".{name}.{secrets.token_hex(6)}.tmp"
         try:
             sent = self._copy(conn, rows, draft)
@@ -130,6 +135,13 @@ class Archive:
         finally:
             os.close(folder)
         return path
+
+    def _tidy(self) -> None:
+        """Remove the drafts of writers that were killed; those of other databases may be at work in this folder."""
+        for draft in self._folder.glob(".task_history_p*.tmp"):
+            with suppress(OSError):
+                if time.time() - draft.stat().st_mtime > ABANDONED:
+                    draft.unlink()
 
     def _names(self, name: str) -> Iterator[Path]:
         yield self._folder / f"{name}.csv.gz"

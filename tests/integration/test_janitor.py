@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -131,9 +132,9 @@ async def test_janitors_at_once_are_harmless_and_one_of_them_does_all(taskrunner
     assert len(created) == len(set(created)) == len(partition_names(taskrunner_db)) - 1 == 31
 
 
-@pytest.mark.parametrize("work", ["create", "drop"])
+@pytest.mark.parametrize("work", ["create", "drop", "archive"])
 async def test_a_long_reader_keeps_the_janitor_waiting_and_no_finish(
-    link: Link, taskrunner_db: Database, work: str, monkeypatch: pytest.MonkeyPatch
+    link: Link, taskrunner_db: Database, work: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """SPEC HIS 52."""
     await janitor.partitions(link, SETTINGS)
@@ -142,7 +143,7 @@ async def test_a_long_reader_keeps_the_janitor_waiting_and_no_finish(
     monkeypatch.setattr(janitor, "PATIENCE", timedelta(seconds=3))
     runner_id = a_runner(taskrunner_db)
     claims = claimed(taskrunner_db, runner_id, 40)
-    settings = Settings(history_retention=DAY)
+    settings = Settings(history_retention=DAY, archive_dir=tmp_path if work == "archive" else None)
     reader = await aconnect(taskrunner_db.url)
     async with reader.transaction():
         await reader.execute("SELECT count(*) FROM taskrunner.task_history")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.sql import SQL
 
 from taskrunner import archive, janitor
 from taskrunner.db import Link, run
@@ -412,9 +414,16 @@ async def test_what_found_no_partition_is_archived_with_one_and_never_just_delet
     assert len(files(tmp_path)) == 1
 
 
-def test_a_file_of_other_rows_is_never_replaced(taskrunner_db: Database, tmp_path: Path) -> None:
-    from psycopg.sql import SQL
+def test_drafts_of_writers_that_were_killed_go_and_young_ones_stay(taskrunner_db: Database, tmp_path: Path) -> None:
+    old, young = (tmp_path / f".{FIRST}.{name}.tmp" for name in ("old", "young"))
+    for draft in (old, young):
+        draft.touch()
+    os.utime(old, (0, 0))
+    archive.Archive(taskrunner_db.url, tmp_path).write(FIRST, SQL("SELECT 1 AS n"))
+    assert files(tmp_path) == sorted([young.name, f"{FIRST}.csv.gz"])
 
+
+def test_a_file_of_other_rows_is_never_replaced(taskrunner_db: Database, tmp_path: Path) -> None:
     writer = archive.Archive(taskrunner_db.url, tmp_path)
     for number, name in [(1, "a"), (1, "a"), (2, "a-2"), (2, "a-2"), (3, "a-3")]:
         written = writer.write("a", SQL("SELECT generate_series(1, {}) AS n").format(number))
