@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -176,15 +175,17 @@ async def rescue_of(pump: Pump, runner_id: UUID, started: Sequence[tuple[UUID, i
 
 
 async def _bury_special(pump: Pump, runner_id: UUID, tasks: Sequence[Rescued]) -> list[Rescued]:
-    """Each in a transaction of its own: one whose children somebody has locked is left for the next round."""
+    """Each in a transaction of its own: one that is refused, by a lock on a child or otherwise, holds up no other."""
     verdicts = []
     for task in tasks:
         if task.verdict != "special":
             verdicts.append(task)
             continue
-        with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        try:
             if await pump(store.bury(runner_id, [task.id], _CHILDRENS_LOCKS)):
                 verdicts.append(task._replace(verdict="dead"))
+        except psycopg.Error as error:
+            log.warning("task %s, whose runner died too often, is left for the next round: %s", task.id, error)
     return verdicts
 
 
