@@ -23,7 +23,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from taskrunner import fairness, register_task, roles
+from taskrunner import fairness, group, register_task, roles
 from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.errors import AccessDenied, InvalidArgument, NotFound
 from taskrunner.queue import TaskQueue
@@ -243,11 +243,54 @@ def in_state(engine: Engine, state: str) -> UUID:
 
 
 def bury(engine: Engine, tenant: str) -> UUID:
-    engine.add(type="Mail", tenant=tenant)
+    engine.add(type="Mail", tenant=tenant, priority=1000)
     runner = engine.join("Mail")
     (claim,) = engine.claim(runner, types=("Mail",))
     (buried,) = engine.do(store.bury(runner, [Ending(claim.id, claim.claim_no, detail='[{"message": "no"}]')]))
     return buried
+
+
+@pytest.mark.parametrize("who", LOGINS)
+async def test_flows_keys_and_schedules_are_a_tenants_own(
+    engine: Engine, mail: Any, installed: Roles, kind: str, who: str
+) -> None:
+    """What a login may do to its tenant's rows is enough for all that a door does."""
+    with TaskQueue.connect(engine.url, tenant="globex", registry=engine.registry) as foreign:
+        foreign.schedules.add("nightly", mail(), timedelta(hours=1))
+        theirs = foreign.add(mail(), key="k")
+    async with opened(kind, login(installed, who), engine, "acme") as door:
+        ids = await door.add_flow(group(mail(), mail()).then(mail()))
+        assert set((await door.cancel_flow(ids[0])).values()) == {"cancelled"}
+        dead = bury(engine, "acme")
+        after = await door.add(mail(), after=[dead], on_parent_failure="wait")
+        assert set(await door.retry_flow(dead)) == {dead}
+        first = await door.add(mail(), key="k")
+        (claim,) = [one for one in engine.claim(engine.join("Mail"), 10, ("Mail",)) if one.id == first.id]
+        second = await door.add(mail(to="b@b.c"), key="k", on_conflict="replace")
+        assert (await door.get(second.id)).payload == {"to": "b@b.c"}
+        assert (await door.get_by_key("Mail", "k")).id == claim.id != theirs.id
+        assert await door.cancel_by_key("Mail", "k") == "requested"
+        await schedules_are_own(door._door, mail, kind)
+        assert (await door.get(after.id)).tenant == "acme"
+    assert engine.rows("SELECT name FROM taskrunner.schedule") == [("nightly",)]
+    assert engine.view(theirs.id).state in ("pending", "running")
+
+
+async def schedules_are_own(door: TaskQueue | AsyncTaskQueue, mail: Any, kind: str) -> None:
+    own = AnyDoor(door.schedules)  # type: ignore[arg-type]
+    assert [one.tenant for one in await own.list()] == []
+    for call in (own.get, own.pause, own.remove, own.run):
+        with pytest.raises(NotFound):
+            await call("nightly")
+    with pytest.raises(InvalidArgument):
+        await own.get("nightly", tenant="globex")
+    await own.add("nightly", mail(), timedelta(hours=2))
+    assert (await own.pause("nightly")).paused
+    assert not (await own.resume("nightly")).paused
+    await own.change("nightly", payload={"to": "c@b.c"})
+    assert (await own.run("nightly")).created
+    assert [one.tenant for one in await own.list()] == ["acme"]
+    await own.remove("nightly")
 
 
 # ── what it refuses ──────────────────────────────────────────────────────────────────────────────────────────────────
