@@ -26,12 +26,12 @@ Tenant = Annotated[str, typer.Option(help="Whose schedule it is.")]
 What = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[PAYLOAD] [FREQUENCY]...",
-        help="The tasks' fields as a JSON object; when, as by --every or --cron. Several: whenever one of them is due.",
+        metavar="PAYLOAD|FREQUENCY",
+        help="A JSON object, or when: 30, 5m, a crontab. Of several, whenever one of them is due.",
     ),
 ]
 Frequencies = Annotated[
-    list[str], typer.Argument(metavar="FREQUENCY...", help="Seconds, a duration as in 5m, or a crontab.")
+    list[str], typer.Argument(metavar="FREQUENCY", help="Seconds, a duration as in 5m, or a crontab.")
 ]
 Every = Annotated[list[str] | None, typer.Option(metavar="DURATION", help="So often: 30, 5m, 2h. May be repeated.")]
 Cron = Annotated[list[str] | None, typer.Option(metavar="CRONTAB", help='As in "0 3 * * *". May be repeated.')]
