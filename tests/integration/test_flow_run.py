@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from taskrunner import Parent, Task, TaskStatus, chain, events, group, register_task
+from taskrunner.errors import Conflict
 from tests.engine import Engine
+from tests.processes import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -172,3 +177,53 @@ async def test_a_task_adds_what_comes_after_itself_while_it_runs(engine: Engine,
     assert child.started_at is not None
     assert view.finished_at is not None
     assert child.started_at >= view.finished_at
+
+
+@pytest.mark.timeout(120)
+async def test_what_many_add_and_cancel_while_it_runs_ends_once_each_and_in_order(engine: Engine, kinds: None) -> None:
+    """SPEC FLO 57: parents end, fail and are cancelled while children are being added after them, by four at once."""
+
+    @register_task("Chance", max_retries=0)
+    class Chance(Task):
+        n: int
+
+        async def run(self) -> Any:
+            if self.n % 37 == 0:
+                raise ValueError("no")
+            return TaskStatus.IGNORED if self.n % 41 == 0 else self.n
+
+    ids: list[UUID] = []
+
+    def add(seed: int) -> None:
+        chance = random.Random(seed)  # noqa: S311 - the same numbers each time
+        with engine.door() as queue:
+            for n in range(150):
+                recent = ids[-30:]
+                parents = chance.sample(recent, min(len(recent), chance.choice([0, 1, 1, 2, 5])))
+                mode: Any = chance.choice(["fail", "run"])
+                task = Chance(n=chance.randrange(1, 10_000))
+                ids.append(queue.add(task, after=parents, on_parent_failure=mode).id)
+                if n % 50 == 49:
+                    with suppress(Conflict):  # it may have ended
+                        queue.cancel_flow(chance.choice(ids[-5:]))
+
+    async with engine.running(concurrency=20):
+        await asyncio.gather(*(asyncio.to_thread(add, seed) for seed in range(4)))
+        live = "SELECT count(*) FROM taskrunner.task"
+        await asyncio.to_thread(eventually, lambda: engine.value(live) == 0, "all have ended")
+    assert len(ids) == 600
+    assert [id_ for id_ in ids if engine.ends(id_) != 1] == []
+    assert started_too_early(engine) == 0
+
+
+def started_too_early(engine: Engine) -> int:
+    """Count the tasks that ran before a parent had ended, or although one was dead that was not to be dead."""
+    return int(
+        engine.value(
+            "SELECT (SELECT count(*) FROM taskrunner.dependency d JOIN taskrunner.task_history p ON p.id = d.parent_id"
+            " JOIN taskrunner.task_history c ON c.id = d.child_id WHERE c.started_at < p.finished_at)"
+            " + (SELECT count(*) FROM taskrunner.dependency d JOIN taskrunner.dead_letter p ON p.id = d.parent_id"
+            " JOIN taskrunner.task_history c ON c.id = d.child_id"
+            " WHERE d.on_failure = 'fail' AND c.state <> 'cancelled')"
+        )
+    )
