@@ -80,7 +80,9 @@ BEGIN
         EXECUTE format('GRANT SELECT ON taskrunner.%I TO %I, %I, %I', thing.name, prefix || '_user',
                        prefix || '_reader', prefix || '_tenant');
         IF NOT EXISTS (SELECT FROM pg_policy o WHERE o.polrelid = format('taskrunner.%I', thing.name)::regclass
-                          AND o.polname = 'worker') THEN
+                          AND o.polname = 'worker'
+                          AND o.polroles = ARRAY[to_regrole(prefix || '_worker')::oid]) THEN
+            EXECUTE format('DROP POLICY IF EXISTS worker ON taskrunner.%I', thing.name);
             EXECUTE format('CREATE POLICY worker ON taskrunner.%I TO %I USING (true) WITH CHECK (true)',
                            thing.name, prefix || '_worker');
         END IF;

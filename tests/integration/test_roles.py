@@ -145,6 +145,17 @@ def test_the_roles_of_another_database_of_the_server_are_not_taken(lent: Roles, 
         assert owners(owner) == {name_of(owner)}
 
 
+def test_roles_may_be_given_other_names_later(lent: Roles, engine: Engine) -> None:
+    roles.create(lent.database.url, lent.prefix)
+    engine.add(tenant="acme")
+    with roles_of(lent.database) as others:
+        roles.create(lent.database.url, others.prefix)
+        assert owners(lent.database.url) == {f"{others.prefix}_owner"}
+        for url, rows in ((others.login("worker"), 1), (others.mapped("acme"), 1), (lent.login("worker"), 0)):
+            with connected(url) as conn:
+                assert conn.execute("SELECT count(*) FROM taskrunner.task").fetchone() == (rows,)
+
+
 @pytest.mark.parametrize("prefix", ["", "Upper", "pg_x", "x; DROP TABLE x", "x'y", "1x", "x" * 41, "ü"])
 def test_a_prefix_that_is_no_plain_word_is_refused(prefix: str) -> None:
     with pytest.raises(InvalidArgument, match="names begin with"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import shutil
@@ -544,3 +545,21 @@ def test_a_binding_travels_with_the_work(engine: Engine, mail: Any) -> None:
                 trace.seek(0)
                 turns[tenant] = trace.read().count(b"ReadyForQuery")
     assert turns == {None: 1, "acme": 1}
+
+
+async def test_a_bound_call_that_is_given_up_leaves_a_door_that_works(
+    engine: Engine, mail: Any, once: Any, installed: Roles
+) -> None:
+    """One statement in a pipeline, and several in a transaction, both cancelled while they wait for a lock."""
+    async with AsyncTaskQueue.connect(installed.login("user"), tenant="acme", registry=engine.registry) as door:
+        await door.add(once())
+        with engine.conn.transaction():
+            engine.conn.execute("LOCK TABLE taskrunner.task IN ACCESS EXCLUSIVE MODE")
+            for call in (door.add(mail()), door.add(once()), door.stats()):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(call, 0.3)
+        assert (await door.stats())["pending"] == 1
+        assert (await door.add(mail())).created
+        for _ in range(4):
+            async with door._pool.connection() as conn:
+                assert await (await conn.execute(BOUND)).fetchone() in ((None,), ("",))
