@@ -155,5 +155,6 @@ def _looking(
     """Look for the ids and keys that may be there; in a transaction block, whose end is sent after all replies."""
     if not fresh:
         yield note_repeats(tasks)
-    aliases = aliases_of(registry, (task.type for task in tasks if task.unique_key is not None))
+    keyed = (task.type for task in tasks if task.unique_key is not None or idempotency is not None)
+    aliases = aliases_of(registry, keyed)
     return (yield from store(tasks, aliases=aliases, idempotency=idempotency, fresh=fresh))

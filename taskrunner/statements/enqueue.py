@@ -18,6 +18,14 @@ SELECT k.task_id FROM taskrunner.idempotency_key k
  WHERE k.tenant = %(tenant)s AND k.type = %(type)s AND k.key = %(key)s
 """
 
+# The same key, kept under an older name of the type.
+IDEMPOTENT_BEFORE = """
+SELECT k.task_id FROM taskrunner.idempotency_key k
+ WHERE k.tenant = %(tenant)s AND k.type = ANY(%(types)s::text[]) AND k.key = %(key)s
+   AND k.expires_at >= taskrunner.clock()
+ LIMIT 1
+"""
+
 # The conflicting task was there first: the idempotency key stands for it from now on.
 MOVE_IDEMPOTENCY_KEY = """
 UPDATE taskrunner.idempotency_key k SET task_id = %(to_id)s

@@ -110,10 +110,13 @@ def store(
     """
     keys = _reservations(tasks) + ([(tasks[0], idempotency)] if idempotency is not None else [])
     answers: dict[UUID, Enqueued] = {}
-    for task, key in keys:
-        if task.id not in answers and (earlier := (yield from keep_key(task, key))) is not None:
-            answers[task.id] = Enqueued(earlier, created=False)
     known = {name: list(old) for name, old in (aliases or {}).items()}
+    for task, key in keys:
+        if (
+            task.id not in answers
+            and (earlier := (yield from keep_key(task, key, known.get(task.type, ())))) is not None
+        ):
+            answers[task.id] = Enqueued(earlier, created=False)
     waiting = {task.id: task for task in tasks if task.id not in answers}
     inserted = yield from _insert(waiting, answers, known, fresh=fresh)
     for task, key in keys:
@@ -142,7 +145,12 @@ def _reservations(tasks: Sequence[NewTask]) -> list[tuple[NewTask, Idempotency]]
     return sorted(wanted, key=lambda pair: (pair[0].tenant, pair[0].type, pair[1].key))
 
 
-def keep_key(task: NewTask, idempotency: Idempotency) -> Steps[UUID | None]:
+def keep_key(task: NewTask, idempotency: Idempotency, old_names: Sequence[str] = ()) -> Steps[UUID | None]:
+    """Keep a key for the task, unless it is another one's, whose id is returned then."""
+    if old_names:
+        before: UUID | None = yield _key_op(sql.IDEMPOTENT_BEFORE, task, idempotency, types=list(old_names))
+        if before is not None and before != task.id:
+            return before
     kept = yield _key_op(sql.KEEP_IDEMPOTENCY_KEY, task, idempotency, retention=idempotency.retention)
     if kept is not None:
         return None

@@ -52,9 +52,11 @@ def replace(
 
     A task that waits is given the new work and keeps its id. One that runs gets a successor, whose id answers.
     """
-    if idempotency is not None and (earlier := (yield from keep_key(task, idempotency))) is not None:
-        return Stored([Enqueued(earlier, created=False)], [])
     known = dict(aliases or {})
+    if idempotency is not None:
+        earlier = yield from keep_key(task, idempotency, known.get(task.type, ()))
+        if earlier is not None:
+            return Stored([Enqueued(earlier, created=False)], [])
     stored = yield from _replace(task, known, fresh=fresh)
     answer = stored.answers[0]
     if idempotency is not None and not answer.created:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
 from taskrunner import db, register_task
+from taskrunner.declared import declarations, known
 from taskrunner.errors import Conflict
+from taskrunner.registry import Registry
+from taskrunner.store import declaration, schedule
 from taskrunner.store import enqueue as enqueue_store
 from taskrunner.store import task as store
 from taskrunner.store.enqueue import Enqueued, Idempotency
@@ -378,3 +381,100 @@ def test_of_a_batch_one_is_created_and_it_answers_for_the_others(engine: Engine)
         engine.db.travel(HOUR * 2)
         assert {answer.id for answer in door.add_many([Batched(), Batched()])} == {answers[0].id}
         assert live(engine) == 1
+
+
+def test_keys_that_were_kept_under_an_old_name_of_the_type_count_after_it_is_renamed(engine: Engine) -> None:
+    """SPEC UNQ 16, REG 6; a request that is sent twice, once before a deployment and once after it."""
+
+    @register_task("Old", unique=True, unique_for=HOUR)
+    class Old(Task):
+        async def run(self) -> None: ...
+
+    @register_task("OldPay")
+    class OldPay(Task):
+        async def run(self) -> None: ...
+
+    with engine.door() as door:
+        kept, paid = door.add(Old()).id, door.add(OldPay(), idempotency_key="order-7").id
+        for id_ in (kept, paid):
+            door.cancel(id_)
+    engine.registry.become(Registry())
+
+    @register_task("New", unique=True, unique_for=HOUR, aliases=("Old",))
+    class New(Task):
+        async def run(self) -> None: ...
+
+    @register_task("Pay", aliases=("OldPay",))
+    class Pay(Task):
+        async def run(self) -> None: ...
+
+    with engine.door() as door:
+        assert door.add(New()) == Enqueued(kept, created=False)
+        assert door.add(New(), on_conflict="replace") == Enqueued(kept, created=False)
+        assert door.add(Pay(), idempotency_key="order-7") == Enqueued(paid, created=False)
+        assert door.add(Pay(), idempotency_key="order-7", key="k", on_conflict="replace").id == paid
+        engine.db.travel(HOUR * 2)
+        assert door.add(New()).created
+        engine.db.travel(WEEK)
+        assert door.add(Pay(), idempotency_key="order-7").created
+
+
+def test_many_who_add_a_type_that_is_unique_for_a_time_get_one_task_also_when_it_ends_meanwhile(engine: Engine) -> None:
+    """DESIGN 2, `unique_for`: real connections, a runner beside them."""
+
+    @register_task("Brief", unique=True, unique_for=HOUR)
+    class Brief(Task):
+        async def run(self) -> None: ...
+
+    people = 8
+    together = threading.Barrier(people)
+
+    def add(_: int) -> list[Enqueued]:
+        with engine.door() as door:
+            together.wait(30)
+            return [door.add(Brief()) for _ in range(20)]
+
+    runner = engine.join("Brief")
+    with ThreadPoolExecutor(people) as pool:
+        jobs = [pool.submit(add, person) for person in range(people)]
+        while not all(job.done() for job in jobs):
+            engine.finish(runner, *engine.claim(runner, 10, types=("Brief",)))
+        answers = [answer for job in jobs for answer in job.result()]
+    assert len({answer.id for answer in answers}) == 1
+    assert sum(answer.created for answer in answers) == 1
+
+
+def test_a_time_that_a_rolled_back_enqueue_began_has_not_begun(engine: Engine) -> None:
+    """DESIGN 2, `unique_for`; SPEC ENQ 11."""
+
+    @register_task("Undone", unique=True, unique_for=HOUR)
+    class Undone(Task):
+        async def run(self) -> None: ...
+
+    with engine.door() as door:
+        with db.connect(engine.url) as mine, mine.transaction() as undone:
+            assert door.add(Undone(), connection=mine).created
+            raise psycopg.Rollback(undone)
+        assert door.add(Undone()).created
+
+
+def test_ticks_of_a_type_that_is_unique_for_a_time_are_skipped_and_counted_until_it_is_over(engine: Engine) -> None:
+    """DESIGN 2, `unique_for`; SPEC UNQ 14: also after the task of the first tick has ended."""
+
+    @register_task("Sparse", 60, unique=True, unique_for=timedelta(seconds=150))
+    class Sparse(Task):
+        async def run(self) -> None: ...
+
+    engine.db.freeze(datetime(2026, 3, 1, 12, tzinfo=UTC))
+    (declared,) = declarations(engine.registry)
+    engine.do(declaration.declare(declared))
+    runner = engine.join("Sparse", lease=HOUR)
+    added = []
+    for _ in range(4):
+        (due,) = engine.do(schedule.line(["Sparse"], (), 10))
+        ticked = engine.do(schedule.tick(due.id, known(engine.registry), 10))
+        assert ticked is not None
+        added.append((ticked.added, ticked.skipped))
+        engine.finish(runner, *engine.claim(runner, types=("Sparse",)))
+        engine.db.travel(timedelta(minutes=1))
+    assert added == [(1, 0), (0, 1), (0, 1), (1, 0)]
