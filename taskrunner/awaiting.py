@@ -18,7 +18,7 @@ import psycopg
 from taskrunner import channel, db
 from taskrunner.backoff import Backoff
 from taskrunner.db import Op, Steps
-from taskrunner.errors import TaskrunnerError
+from taskrunner.errors import AccessDenied, TaskrunnerError
 from taskrunner.reads import TaskView
 from taskrunner.waiting import CHANNEL, Board, Timeout, Watch, result_of, task_ids
 
@@ -78,12 +78,16 @@ class Awaiting:
 
     def _pump(self, steps: Steps[T]) -> T:
         value: Any = None
+        refusal: AccessDenied | None = None
         while True:
             try:
-                op = steps.send(value)
+                op = steps.throw(refusal) if refusal else steps.send(value)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
-            value = self._ask(op)
+            try:
+                value, refusal = self._ask(op), None
+            except AccessDenied as error:
+                refusal = error
 
 
 class Ear:
@@ -207,12 +211,16 @@ class AsyncAwaiting:
 
     async def _pump(self, steps: Steps[T]) -> T:
         value: Any = None
+        refusal: AccessDenied | None = None
         while True:
             try:
-                op = steps.send(value)
+                op = steps.throw(refusal) if refusal else steps.send(value)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
-            value = await self._ask(op)
+            try:
+                value, refusal = await self._ask(op), None
+            except AccessDenied as error:
+                refusal = error
 
 
 class AsyncEar:

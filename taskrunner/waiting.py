@@ -20,7 +20,7 @@ from uuid import UUID
 from taskrunner import reads
 from taskrunner.db import Op, Steps
 from taskrunner.durations import as_delay
-from taskrunner.errors import NotFound, TaskDead, WaitTimeout
+from taskrunner.errors import AccessDenied, NotFound, TaskDead, WaitTimeout
 from taskrunner.intake import as_id
 from taskrunner.reads import TaskView
 from taskrunner.statements import waiting as sql
@@ -64,7 +64,11 @@ def task_ids(given: Iterable[Any]) -> list[UUID]:
 
 def awaited(ids: Collection[UUID], tenant: str | None = None) -> Op[dict[UUID, bool]]:
     """Return the live ones of these tasks, of this tenant's if one is given, and of each whether its end is told."""
-    return Op(sql.AWAIT, {"ids": list(ids), "tenant": tenant}, lambda rows: {row[0]: row[1] for row in rows})
+    return _told_of(sql.AWAIT, ids, tenant)
+
+
+def _told_of(statement: str, ids: Collection[UUID], tenant: str | None) -> Op[dict[UUID, bool]]:
+    return Op(statement, {"ids": list(ids), "tenant": tenant}, lambda rows: {row[0]: row[1] for row in rows})
 
 
 class Board:
@@ -78,6 +82,7 @@ class Board:
         self._marked: set[UUID] = set()
         self._unheard: dict[UUID, float] = {}  # ends that a look has found, and since when
         self._listening = self._deaf = False
+        self._may_mark = True
         self._pause = SHORTEST
         self._next_look = math.inf
         self._empty_since = -math.inf
@@ -121,6 +126,19 @@ class Board:
                 self._deafen()
             self._next_look = now + self._gap()
             return set(self._watches)
+
+    def mark(self, ids: Collection[UUID]) -> Steps[dict[UUID, bool]]:
+        """Return what `awaited` does; a login that may only read looks in pauses for what it cannot mark."""
+        live: dict[UUID, bool]
+        if self._may_mark:
+            try:
+                live = yield awaited(ids, self.tenant)
+            except AccessDenied:
+                self._may_mark = False
+            else:
+                return live
+        live = yield _told_of(sql.LOOK, ids, self.tenant)
+        return live
 
     def looked(self, asked: Collection[UUID], live: Mapping[UUID, bool]) -> None:
         """Take note of what a look has shown: of those that are live, whether their ends will be told."""
@@ -241,7 +259,7 @@ class Watch:
         asked = self._board.look() | (self.open if self.late else self._doubted)
         self._doubted = set()
         if asked:
-            self._board.looked(asked, (yield awaited(asked, self._board.tenant)))
+            self._board.looked(asked, (yield from self._board.mark(asked)))
         told = self._board.collect(self) & self.open
         if not told:
             return []

@@ -18,3 +18,9 @@ WITH there AS MATERIALIZED (
 SELECT h.id, h.awaited OR EXISTS (SELECT FROM marked m WHERE m.id = h.id) AS awaited
   FROM there h CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) s
 """
+
+# The same for a login that may only read: it can mark nothing, and finds what somebody else has marked.
+LOOK = """
+SELECT t.id, t.awaited FROM taskrunner.task t
+ WHERE t.id = ANY(%(ids)s::uuid[]) AND (%(tenant)s::text IS NULL OR t.tenant = %(tenant)s)
+"""

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from taskrunner import register_task
+from taskrunner import register_task, roles
 from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.awaiting import AsyncEar, Ear
 from taskrunner.errors import InvalidArgument, NotFound, TaskDead, WaitTimeout
@@ -28,6 +28,7 @@ from taskrunner.waiting import Board, Watch, awaited
 from tests.engine import WAIT, Engine, holding
 from tests.integration.test_statements import constants
 from tests.processes import eventually
+from tests.roles import roles_of
 from tests.silencer import Silencer
 
 pytestmark = pytest.mark.anyio
@@ -485,6 +486,24 @@ def test_a_door_that_is_bound_waits_for_none_but_its_tenants_tasks(engine: Engin
         assert own.wait(ended, 1).state == "succeeded"
         with pytest.raises(WaitTimeout):
             own.wait(live, 0)
+
+
+@pytest.mark.parametrize("who", ["user", "mapped", "reader"])
+def test_every_login_that_may_see_a_task_can_wait_for_it(engine: Engine, pool: ThreadPoolExecutor, who: str) -> None:
+    """SPEC TEN 54: a reader, who can mark nothing, looks in pauses."""
+    (id_,) = engine.add(tenant="acme")
+    (others,) = engine.add(tenant="globex")
+    with roles_of(engine.db) as lent:
+        roles.create(lent.database.url, lent.prefix)
+        url = lent.mapped("acme") if who == "mapped" else lent.login(who)
+        with TaskQueue.connect(url, tenant="acme", registry=engine.registry) as door:
+            with pytest.raises(NotFound):
+                door.wait(others, 1)
+            waiting = pool.submit(door.wait, id_, WAIT)
+            eventually(lambda: engine.backends("taskrunner wait"))
+            runner = engine.join()
+            engine.finish(runner, *engine.claim(runner, 2))
+            assert waiting.result(WAIT).state == "succeeded"
 
 
 @pytest.mark.usefixtures("blind")
