@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,7 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskrunner import schema
+from taskrunner import reads, schema
 from taskrunner.api import create_app
 from taskrunner.api.body import MAX_BODY
 from taskrunner.db import connect, run
@@ -382,6 +383,26 @@ async def test_pages_follow_each_other_by_their_links(api: httpx.AsyncClient) ->
         assert (page.json()["next"] is None) == (path is None)
         assert path is None or page.json()["next"] in path
     assert seen == ids[::-1]
+
+
+async def test_a_page_with_nothing_on_it_says_where_to_go_on(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC OPS 49, SPEED 12."""
+    monkeypatch.setattr(reads, "list_tasks", partial(reads.list_tasks, room=2))
+    mail = await add(api, type="SendEmail", payload={"to": "a"})
+    for _ in range(5):
+        await add(api)
+    url, pages = "/tasks?queue=mail", []
+    while True:
+        answer = await api.get(url)
+        pages.append([task["id"] for task in answer.json()["tasks"]])
+        assert ("next" in answer.links) == (answer.json()["next"] is not None)
+        if not answer.links:
+            break
+        url = answer.links["next"]["url"]
+    assert pages[0] == []
+    assert [id_ for page in pages for id_ in page] == [mail]
 
 
 async def test_filters_narrow_the_list(api: httpx.AsyncClient, taskrunner_db: Database) -> None:
