@@ -453,3 +453,27 @@ async def test_claims_ahead_take_turns_with_a_new_tenants(engine: Engine, tmp_pa
             await asyncio.to_thread(engine.add, id=new, tenant="B")
             await running.ended(new)
     assert order.index("B") <= so_far[0] + 4 + 2, "behind what runs, and one turn of the other's"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("slots", [1, 10, 40])
+async def test_small_tenants_are_done_before_fifty_further_tasks_that_a_runner_starts_of_one_with_100000(
+    engine: Engine, begun: tuple[asyncio.Queue[str], asyncio.Semaphore], slots: int
+) -> None:
+    """SPEC TEN 55: with what it had claimed ahead when they came."""
+    began, let = begun
+    make_fair(engine)
+    engine.flood(100_000, tenant="A", fair_tenant="A")
+    async with engine.running(concurrency=slots, grace=timedelta(0)):
+        for _ in range(100):
+            await began.get()
+            let.release()
+        for _ in range(slots):
+            await began.get()
+        fill(engine, B=10, C=10, D=10)
+        order = Counter[str]()
+        while sum(order[small] for small in "BCD") < 30:
+            let.release()
+            order[await began.get()] += 1
+    assert (order["B"], order["C"], order["D"]) == (10, 10, 10)
+    assert order["A"] < 50
