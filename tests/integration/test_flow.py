@@ -300,10 +300,8 @@ def test_a_flow_that_is_repeated_makes_nothing_twice(engine: Engine, queue: Task
     assert states(engine, *ids) == ["succeeded", "pending"]
 
 
-def test_a_flow_whose_reply_is_lost_is_there_once(
-    engine: Engine, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SPEC CRA 36."""
+def lose_a_reply(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next reply of the database be lost after the commit."""
     once = queue._once
     replies = iter([True])
 
@@ -314,9 +312,42 @@ def test_a_flow_whose_reply_is_lost_is_there_once(
         return answer
 
     monkeypatch.setattr(queue, "_once", losing)
+
+
+def test_a_flow_whose_reply_is_lost_is_there_once(
+    engine: Engine, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC CRA 36."""
+    lose_a_reply(queue, monkeypatch)
     ids = queue.add_flow(group(new(engine), new(engine)).then(new(engine)))
     assert states(engine, *ids) == ["pending", "pending", "blocked"]
     assert engine.value("SELECT count(*) FROM taskrunner.task") == 3
+
+
+def test_a_child_whose_reply_is_lost_is_there_once_and_waits(
+    engine: Engine, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC CRA 36."""
+    parent = queue.add(new(engine)).id
+    lose_a_reply(queue, monkeypatch)
+    child = queue.add(new(engine), after=parent).id
+    assert engine.rows("SELECT id, waits_for FROM taskrunner.task WHERE state = 'blocked'") == [(child, 1)]
+
+
+def test_the_retry_and_the_cancel_of_a_flow_whose_replies_are_lost_say_what_they_have_done(
+    engine: Engine, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC CRA 36."""
+    ids = queue.add_flow(chain(new(engine), new(engine)))
+    runner = engine.join()
+    end(engine, runner, claim(engine, runner), "dead")
+    lose_a_reply(queue, monkeypatch)
+    fresh = queue.retry_flow(ids[1])
+    assert set(fresh) == set(ids)
+    assert states(engine, *(fresh[id_] for id_ in ids)) == ["pending", "blocked"]
+    lose_a_reply(queue, monkeypatch)
+    assert queue.cancel_flow(ids[1]) == {}, "by the first call, whose reply said which"
+    assert states(engine, *fresh.values()) == ["cancelled"] * 2
 
 
 def test_a_flow_of_which_a_part_has_been_added_before_is_refused(engine: Engine, queue: TaskQueue) -> None:
