@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg.sql import SQL, Composable, Composed, Identifier
 from psycopg.sql import Literal as Value
 
-from taskrunner.db import Op, Steps, nothing, scalar
+from taskrunner.db import Op, Steps, nothing, scalar, schema_name
 from taskrunner.keeping import Rule, described
 from taskrunner.statements import history as sql
 from taskrunner.store.history import SCHEMA, Partition, limit_waits
@@ -26,7 +26,7 @@ _DROPS: dict[Kind, str] = {
     "dependencies": sql.DROP_DEPENDENCIES,
 }
 
-_SWEPT = "swept by taskrunner: "
+_SWEPT = "swept: "
 
 # By the primary key from where the last batch ended, so that what is left is walked over once.
 _SWEEP = SQL("""
@@ -70,9 +70,8 @@ def sweep(partition: Partition, rules: Sequence[Rule], *, after: UUID, room: int
 def going(partition: Partition, rules: Sequence[Rule] | None) -> Composed:
     """Return the select of the rows that may go, all of them without rules, for an archive: always in one order."""
     condition = SQL(" WHERE {}").format(_may_go(rules)) if rules is not None else SQL("")
-    return SQL("SELECT h.* FROM {}").format(_table(partition)) + SQL(" h{} ORDER BY h.id, h.finished_at").format(
-        condition
-    )
+    table = Identifier(schema_name(), partition.name)  # COPY does not go through `db.run`, which would put it in
+    return SQL("SELECT h.* FROM {}").format(table) + SQL(" h{} ORDER BY h.id, h.finished_at").format(condition)
 
 
 def is_swept(partition: Partition, rules: Sequence[Rule]) -> bool:
