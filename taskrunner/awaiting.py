@@ -126,13 +126,13 @@ class Ear:
             thread.join(channel.CHECK)
 
     def _work(self) -> None:
-        backoff = Backoff()
+        backoff, told = Backoff(), _Once()
         while self._wanted():
             try:
-                self._session(backoff.reset)
+                self._session(backoff.reset, told)
             except _FAILURES as error:
                 if not self._closed.is_set():
-                    _lost(error)
+                    told.lost(error)
             finally:
                 self._board.listens(False)
             if self._board.idle_seconds() < LINGER:
@@ -145,12 +145,13 @@ class Ear:
                 return False
             return True
 
-    def _session(self, connected: Callable[[], None]) -> None:
+    def _session(self, connected: Callable[[], None], told: _Once) -> None:
         conn = db.connect(self._url(), name=_NAME, prepare=False)
         try:
             self._conn = conn
             self._ask(conn, channel.listen(CHANNEL))
             connected()
+            told.back()
             self._board.listens(True)
             while not self._closed.is_set() and self._board.idle_seconds() <= LINGER:
                 for notify in conn.notifies(timeout=LINGER):
@@ -242,22 +243,23 @@ class AsyncEar:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _work(self) -> None:
-        backoff = Backoff()
+        backoff, told = Backoff(), _Once()
         while self._board.idle_seconds() <= LINGER:
             try:
-                await self._session(backoff.reset)
+                await self._session(backoff.reset, told)
             except _FAILURES as error:
-                _lost(error)
+                told.lost(error)
             finally:
                 self._board.listens(False)
             if self._board.idle_seconds() <= LINGER:
                 await asyncio.sleep(backoff.pause())
 
-    async def _session(self, connected: Callable[[], None]) -> None:
+    async def _session(self, connected: Callable[[], None], told: _Once) -> None:
         conn = await db.aconnect(self._url(), name=_NAME, prepare=False)
         try:
             await channel.ask(conn, channel.listen(CHANNEL))
             connected()
+            told.back()
             self._board.listens(True)
             while self._board.idle_seconds() <= LINGER:
                 async for notify in conn.notifies(timeout=LINGER):
@@ -283,5 +285,17 @@ def _heed(board: Board, notify: psycopg.Notify) -> None:
         log.debug("a notification on %s is no task's id: %.80r", notify.channel, notify.payload)
 
 
-def _lost(error: BaseException) -> None:
-    log.warning("the LISTEN connection of a wait was lost (%s): looking until it is back", error)
+class _Once:
+    """Warns of a lost connection once, until it is back."""
+
+    def __init__(self) -> None:
+        self._level = logging.WARNING
+
+    def lost(self, error: BaseException) -> None:
+        """Tell that it is lost, or cannot be had."""
+        log.log(self._level, "the LISTEN connection of a wait was lost (%s): looking until it is back", error)
+        self._level = logging.DEBUG
+
+    def back(self) -> None:
+        """The connection is there again."""
+        self._level = logging.WARNING

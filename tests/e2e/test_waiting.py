@@ -7,9 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from tests.processes import PATIENCE, PROJECT, ROOT, eventually
+import psycopg
+import pytest
+
+from taskrunner import TaskQueue, db, schema
+from taskrunner.embedded import Cluster
+from taskrunner.store import steering
+from tests.processes import PATIENCE, PROJECT, ROOT, eventually, workload
 
 WAITER = """
 import json, sys
@@ -73,6 +81,28 @@ def test_a_wait_outlives_the_runner_that_is_killed(world: Any) -> None:
     assert (waiter.returncode, err) == (0, "")
     assert json.loads(out.splitlines()[-1]) == [str(id_), "succeeded"]
     assert world.row(id_).crashes == 1
+
+
+@pytest.mark.parametrize("end", [Cluster.stop, Cluster.kill])
+def test_waits_outlive_a_restart_of_the_server(end: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SPEC FLO 58, CRA 36: also one in which the tasks end before anybody listens again."""
+    work, registry = workload()
+    with Cluster.create(tmp_path, settings={"fsync": "off"}) as cluster, ThreadPoolExecutor(3) as threads:
+        schema.migrate(cluster.url())
+        with TaskQueue.connect(cluster.url(), registry=registry) as queue:
+            added = queue.add_many([work.Nothing() for _ in range(3)])
+            waits = [threads.submit(queue.wait, one, PATIENCE) for one in added]
+            marked = "SELECT count(*) = 3 FROM taskrunner.task WHERE awaited"
+            with psycopg.connect(cluster.url(), autocommit=True) as conn:
+                eventually(lambda: conn.execute(marked).fetchone() == (True,))
+            end(cluster)
+            eventually(lambda: "the LISTEN connection of a wait was lost" in caplog.text)
+            cluster.start()
+            with db.connect(cluster.url()) as conn:
+                for one in added:
+                    db.run(conn, steering.cancel(one.id))
+            assert [wait.result(PATIENCE).state for wait in waits] == ["cancelled"] * 3
+    assert caplog.text.count("the LISTEN connection of a wait was lost") == 1
 
 
 def test_enqueue_waits_for_the_end_and_a_key_leads_to_the_task_that_has_it(world: Any) -> None:
