@@ -9,10 +9,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from taskrunner.console.lists import STYLES
+from taskrunner.console.terminal import cell
 from taskrunner.reads import FlowTask, FlowView
 
 _ALIKE = 5  # tasks of one type and state, beneath one parent, are a line each; more of them are one line
 _LINES = 200
+_DEEP = 6  # what comes after that stays on its level, with an arrow: a line has 80 columns
 
 
 def show_flow(flow: FlowView, marked: UUID) -> Tree:
@@ -26,6 +28,7 @@ def show_flow(flow: FlowView, marked: UUID) -> Tree:
 class _Drawing:
     def __init__(self, flow: FlowView, marked: UUID) -> None:
         self._marked = marked
+        self._room = _LINES
         self._tasks = {task.id: task for task in flow.tasks}
         self._parents: dict[UUID, int] = {}
         last: dict[UUID, UUID] = {}
@@ -37,18 +40,20 @@ class _Drawing:
             self._beneath.setdefault(last.get(task.id), []).append(task)
 
     def draw(self, tree: Tree) -> None:
-        """Branch by branch without recursion: a chain may be longer than Python's stack."""
-        waiting: list[tuple[Tree, UUID | None]] = [(tree, None)]
-        lines = 0
-        for branch, above in waiting:  # it grows
-            for alike in self._lines(self._beneath.get(above, ())):
-                if lines == _LINES:
-                    branch.add(Text("…", "dim"))
-                    return
-                lines += 1
-                added = branch.add(self._label(alike))
-                if len(alike) == 1:
-                    waiting.append((added, alike[0].id))
+        """Draw all beneath the tree, or as much as there is room for."""
+        self._draw(tree, None, 1)
+        if self._room < 0:
+            tree.add(Text("…", "dim"))
+
+    def _draw(self, branch: Tree, above: UUID | None, depth: int) -> None:
+        """The room for lines also bounds the recursion: a chain may be longer than Python's stack."""
+        for alike in self._lines(self._beneath.get(above, ())):
+            self._room -= 1
+            if self._room < 0:
+                return
+            added = branch.add(self._label(alike, level=depth > _DEEP))
+            if len(alike) == 1:
+                self._draw(branch if depth >= _DEEP else added, alike[0].id, depth + 1)
 
     def _lines(self, tasks: Sequence[FlowTask]) -> list[list[FlowTask]]:
         kinds: dict[tuple[str, str], list[FlowTask]] = {}
@@ -62,12 +67,13 @@ class _Drawing:
             lines += [alike] if len(alike) > _ALIKE else [[task] for task in alike]
         return sorted(lines)
 
-    def _label(self, alike: Sequence[FlowTask]) -> Text:
+    def _label(self, alike: Sequence[FlowTask], *, level: bool) -> Text:
         task = alike[0]
         state = (task.state, STYLES.get(task.state, ""))
+        arrow = ("↓ " if level else "", "dim")
         if len(alike) > 1:
-            return Text.assemble(f"{len(alike)} × {task.type} ", state)
+            return Text.assemble(arrow, f"{len(alike)} × ", cell(task.type), " ", state)
         parents = self._parents.get(task.id, 0)
         after = f" after {parents} tasks" if parents > 1 else ""
         style = "bold" if task.id == self._marked else ""
-        return Text.assemble((f"{task.type} {task.id}", style), " ", state, (after, "dim"))
+        return Text.assemble(arrow, cell(f"{task.type} {task.id}", style), " ", state, (after, "dim"))

@@ -18,6 +18,7 @@ from taskrunner import logs
 from taskrunner.console import (
     screen,
     show_dead,
+    show_flow,
     show_instants,
     show_queues,
     show_runners,
@@ -31,7 +32,7 @@ from taskrunner.console import (
 )
 from taskrunner.console.words import figure, since, span, until
 from taskrunner.errors import DatabaseUnreachable
-from taskrunner.reads import Counts, DeadView, Queue, Runner, Schedule, Status, TaskView, TypeCounts
+from taskrunner.reads import Counts, DeadView, FlowTask, FlowView, Queue, Runner, Schedule, Status, TaskView, TypeCounts
 from taskrunner.states import State
 
 NOW = datetime(2026, 3, 29, 12, 0, tzinfo=UTC)
@@ -104,6 +105,8 @@ def everything(name: str) -> Iterator[RenderableType]:
     yield show_runners(full(name).runners, ids=False)
     yield show_queues(full(name).queues)
     yield show_schedules(full(name).schedules, NOW, [])
+    alone = FlowTask(uuid4(), name, "pending", None)
+    yield show_flow(FlowView(tasks=[alone], edges=[]), alone.id)
     yield show_upcoming([(name, "Europe/Warsaw", NOW)])
 
 
@@ -359,3 +362,44 @@ def test_auto_is_json_where_there_is_no_terminal_and_configuring_twice_writes_on
     assert first.getvalue() == ""
     assert json.loads(second.getvalue())["message"] == "once"
     assert root.level == logging.WARNING
+
+
+# ── flows ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def drawn(edges: dict[int, list[int]], states: dict[int, str] | None = None, marked: int = 1) -> list[str]:
+    """Draw a flow of tasks by their numbers; edges are children by parent."""
+    ids = sorted({*edges, *(child for children in edges.values() for child in children)})
+    tasks = [FlowTask(UUID(int=n), "T", (states or {}).get(n, "blocked"), None) for n in ids]
+    pairs = sorted((UUID(int=parent), UUID(int=child)) for parent, children in edges.items() for child in children)
+    shown = text(show_flow(FlowView(tasks=tasks, edges=pairs), UUID(int=marked)))
+    return [line.rstrip() for line in re.sub(r"0{8}-0000-0000-0000-0{0,12}", "", shown).splitlines()]
+
+
+def test_a_diamond_is_drawn_with_its_end_beneath_the_last_of_its_parents() -> None:
+    """SPEC FLO 57."""
+    assert drawn({1: [2, 3], 2: [4], 3: [4]}, {1: "succeeded", 2: "running"}) == [
+        "flow of 4 tasks",
+        "└── T 1 succeeded",
+        "    ├── T 2 running",
+        "    └── T 3 blocked",
+        "        └── T 4 blocked after 2 tasks",
+    ]
+
+
+def test_many_alike_are_one_line_and_the_one_that_was_asked_for_is_its_own() -> None:
+    assert drawn({1: list(range(2, 12))}, {5: "dead"}, marked=7) == [
+        "flow of 11 tasks",
+        "└── T 1 blocked",
+        "    ├── 8 × T blocked",
+        "    ├── T 5 dead",
+        "    └── T 7 blocked",
+    ]
+
+
+def test_a_long_chain_keeps_to_the_screen_and_to_a_page() -> None:
+    lines = drawn({n: [n + 1] for n in range(1, 1000)})
+    assert len(lines) < 210
+    assert max(map(len, lines)) < 60
+    assert lines[-1].endswith("…")
+    assert "↓ T" in lines[20]
