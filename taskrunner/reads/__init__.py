@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
-from taskrunner.reads.flow import FlowTask, FlowView, TaskDetail, detail, flow
+from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
 from taskrunner.reads.tasks import (
     ROOM,
     dead_letter_by_id,

@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from taskrunner import Task
 from taskrunner.attempt import Attempt, Stop
 from taskrunner.crew import Crew
+from taskrunner.effects import Effects
 from taskrunner.outcome import Finish, Release
 from taskrunner.recorder import Recorder
 from taskrunner.registry import isolated, register_task
@@ -55,6 +56,7 @@ async def crew(folder: Any, slots: int) -> AsyncIterator[tuple[Crew, Marks]]:
             registry,
             Settings(concurrency=slots),
             recorder=Recorder(folder / "record", slots),
+            effects=Effects("", Settings(), lambda: UUID(int=0)),  # no task here asks for any
             mark_suspect=marks,
             changed=lambda: None,
             overrun=lambda: None,
