@@ -69,7 +69,7 @@ class Effects:
     def loop_engine(self) -> AsyncEngine:
         """Return the engine of the sessions on the loop."""
         if self._loop_engine is None:
-            from taskrunner.session import make_async_engine
+            from taskrunner.engines import make_async_engine
 
             self._loop_engine = make_async_engine(self._url, prepare=self._prepare, most=self._most)
         return self._loop_engine
@@ -77,7 +77,7 @@ class Effects:
     def thread_engine(self) -> Engine:
         """Return the engine of the sessions in threads; two threads that come first at once may make one each."""
         if self._thread_engine is None:
-            from taskrunner.session import make_engine
+            from taskrunner.engines import make_engine
 
             self._thread_engine = make_engine(self._url, prepare=self._prepare, most=self._most)
         return self._thread_engine
@@ -296,12 +296,18 @@ class RunEffects:
             self._unit.abort()
 
     async def _close(self, transition: Transition | None, stopped: bool, failed: Failed) -> None:
-        verdict = self._told if self._unit is None else await self._end_session(self._unit, transition, stopped)
         attempt, claim = self._attempt, self._attempt.claim
+        try:
+            verdict = self._told if self._unit is None else await self._end_session(self._unit, transition, stopped)
+        except Exception:  # no thread is to be had, for instance
+            log.exception("the session of %s %s could not be ended: released", claim.type, claim.id)
+            self.abort()
+            attempt.host.ended(attempt, None if transition is None else Release())
+            return
         if verdict is None:
             attempt.host.ended(attempt, transition)
         elif verdict.kind == "stored":
-            attempt.host.ended(attempt, transition, stored=True)
+            attempt.host.ended(attempt, Finish("succeeded"), stored=True)
         elif verdict.kind == "refused":
             attempt.host.ended(attempt, failed(dict(verdict.error or {})))
         elif verdict.kind == "unsure":

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +22,7 @@ import pytest
 
 from taskrunner.registry import discover
 from tests.engine import Engine
-from tests.processes import PROJECT, ROOT, eventually
+from tests.processes import PROJECT, QUICK, ROOT, eventually, fleet
 
 pytestmark = pytest.mark.anyio
 
@@ -214,3 +215,23 @@ def _in_the_block(engine: Engine) -> int:
             " AND datname = current_database() AND query LIKE '%%FROM go%%'"
         )
     )
+
+
+@pytest.mark.parametrize("way", [*ON_LOOP_OR_THREAD, "child"])
+async def test_under_a_supervisor_a_killed_runner_commits_its_sessions_effects_once(
+    engine: Engine, work: Any, tmp_path: Path, way: str
+) -> None:
+    """SPEC ONC 56, CRA 33, FAULTS F2: killed each time it comes to the commit, until the fail point is gone."""
+    told = {"tasks": "effects", "crash_limit": "1000", "EFFECTS_DELAY": "1", **QUICK}
+    with fleet(engine.url, tmp_path / "fleet") as lent, engine.door() as door:
+        id_ = door.add(work.WAYS[way][1](end="result")).id
+        group = lent.start("runner", **told, TASKRUNNER_FAIL_POINT="before_session_commit:kill")
+        eventually(lambda: (view := engine.view(id_)).crashes + view.tries >= 2, "two deaths")
+        group.kill()
+        assert ledger(engine, id_) == {}
+        lent.start("runner", **told)
+        view = eventually(lambda: (seen := engine.view(id_)).finished_at and seen, "its end")
+    assert view.state == "succeeded"
+    assert view.crashes + view.tries >= 2
+    assert ledger(engine, id_) == {"plain": 1, "once": 1, "last": 1}
+    assert engine.ends(id_) == 1

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from taskrunner import Task, register_task
+from taskrunner import AsyncTaskQueue, Task, events, register_task
 from taskrunner.errors import TaskrunnerError
 from tests.chaos.proxy import Proxy, Rule
 from tests.engine import Engine
@@ -225,6 +225,42 @@ async def test_an_error_out_of_the_block_undoes_it_though_the_task_goes_on(engin
 
     assert (await _ended(engine, made(run))).result == "well"
     assert ledger(engine) == ["b"]
+
+
+@pytest.mark.parametrize("way", ["loop", "thread"])
+async def test_what_is_enqueued_by_the_session_is_there_if_it_commits(engine: Engine, made: Made, way: str) -> None:
+    """SPEC ENQ 11, ONC 56: a first try that fails leaves no task."""
+
+    @register_task("Next")
+    class Next(Task):
+        tries_before: int
+
+        async def run(self) -> int:
+            return self.tries_before
+
+    async def enqueue_on_loop(self: Task) -> None:
+        async with (
+            self.context.session() as session,
+            AsyncTaskQueue.connect(engine.url, registry=engine.registry) as door,
+        ):
+            await door.add(Next(tries_before=self.tries), connection=session)
+        if self.tries == 0:
+            raise RuntimeError("after the enqueue")
+
+    def enqueue_in_thread(self: Task) -> None:
+        with self.context.session() as session, engine.door() as door:
+            door.add(Next(tries_before=self.tries), connection=session)
+        if self.tries == 0:
+            raise RuntimeError("after the enqueue")
+
+    kind = made(enqueue_on_loop if way == "loop" else enqueue_in_thread, next_try=lambda _: 0.0)
+    with engine.door() as door:
+        async with engine.running() as running:
+            await running.ended(door.add(kind()).id)
+            (id_,) = (await running.until(events.Started, where=lambda event: running.runs(event.task_id) == 1))[-1:]
+            await running.ended(id_.task_id)
+    ended = engine.rows("SELECT type, result FROM taskrunner.task_history ORDER BY type DESC")
+    assert ended == [("Next", 1), ("Made", None)]
 
 
 async def test_run_once_after_the_block_is_stored_at_once(engine: Engine, made: Made) -> None:
