@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import json
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -61,6 +62,7 @@ class Effects:
         self._link = Link(url, name="taskrunner runner effects", prepare=settings.prepare)
         self._loop_engine: AsyncEngine | None = None
         self._thread_engine: Engine | None = None
+        self._making = threading.Lock()
 
     async def run(self, work: Work[T]) -> T:
         """Execute something on the connection for effects."""
@@ -75,12 +77,13 @@ class Effects:
         return self._loop_engine
 
     def thread_engine(self) -> Engine:
-        """Return the engine of the sessions in threads; two threads that come first at once may make one each."""
-        if self._thread_engine is None:
-            from taskrunner.engines import make_engine
+        """Return the engine of the sessions in threads, to any of them."""
+        with self._making:
+            if self._thread_engine is None:
+                from taskrunner.engines import make_engine
 
-            self._thread_engine = make_engine(self._url, prepare=self._prepare, most=self._most)
-        return self._thread_engine
+                self._thread_engine = make_engine(self._url, prepare=self._prepare, most=self._most)
+            return self._thread_engine
 
     def for_children(self) -> Mapping[str, Any]:
         """Return how a child process opens a session of its own."""
@@ -97,10 +100,11 @@ class Effects:
     async def close(self) -> None:
         """Close what was opened; what is still about to commit is rolled back."""
         await part(self.closing, patience=1.0)
-        with suppress(Exception):
-            if self._loop_engine is not None:
+        if self._loop_engine is not None:
+            with suppress(Exception):
                 await self._loop_engine.dispose()
-            if self._thread_engine is not None:
+        if self._thread_engine is not None:
+            with suppress(Exception):
                 self._thread_engine.dispose()
         await self._link.close()
 

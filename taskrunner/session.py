@@ -5,6 +5,7 @@ Loaded when a task asks for its first session: nothing else in a runner, or in a
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -138,15 +139,11 @@ class Unit:
             raise TaskrunnerError("the run is over: its session can be used no more")
 
     def abort(self) -> None:
-        """Break its connection off, from any thread: the server rolls back. Its place in the pool is free at once.
-
-        The code that uses it may go on for as long as it likes: it gets errors.
-        """
+        """Break its connection off, from any thread: the server rolls back, and the code that uses it gets errors."""
         self.aborted = True
-        if (lent := self._lent) is not None:
+        if self._lent is not None:
             with suppress(Exception):  # it has been given back already
-                db.hang_up(cast("psycopg.Connection[Any]", lent.driver_connection))
-                lent.detach()
+                db.hang_up(cast("psycopg.Connection[Any]", self._lent.driver_connection))
 
     def _committable(self, driver: Any) -> None:
         if driver.autocommit:
@@ -164,6 +161,16 @@ class ThreadUnit(Unit):
     def __init__(self, fence: Fence, engine: Engine) -> None:
         self.session = TaskSession(engine)
         super().__init__(fence, self.session)
+
+    def abort(self) -> None:
+        """Do the same; the place in the pool is free at once, however long the thread goes on."""
+        super().abort()
+        if self._lent is not None:
+            with suppress(Exception):
+                driver = cast("psycopg.Connection[Any]", self._lent.driver_connection)
+                self._lent.detach()
+                # Not now: the thread may be in the midst of a statement.
+                weakref.finalize(self.session, driver.close).atexit = False
 
     def kept(self, key: str) -> Kept:
         """Look up a key, in the session's transaction."""
