@@ -109,10 +109,15 @@ def own(work: Work[T], id_: UUID | None, tenant: str | None) -> Work[T]:
 
 
 def _own(work: Work[T], id_: UUID, tenant: str) -> Steps[T]:
-    if not (yield Op(sql.OWN, {"id": id_, "tenant": tenant}, scalar)):
-        raise NotFound(f"the tenant {tenant} has no task {id_}: it was never stored, or retention has removed it")
+    yield from check_own(id_, tenant)
     value: T = (yield work) if isinstance(work, Op) else (yield from work)
     return value
+
+
+def check_own(id_: UUID, tenant: str) -> Steps[None]:
+    """Raise `NotFound` unless the task is the tenant's, whatever its state."""
+    if not (yield Op(sql.OWN, {"id": id_, "tenant": tenant}, scalar)):
+        raise NotFound(f"the tenant {tenant} has no task {id_}: it was never stored, or retention has removed it")
 
 
 def _before(rows: Sequence[Row]) -> str:

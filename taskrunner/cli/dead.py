@@ -45,13 +45,13 @@ def list_(
 
 
 @app.command(epilog="Example: taskrunner dead show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
-def show(id_: TaskId, as_json: AsJson = False) -> None:
+def show(id_: TaskId, tenant: ByTenant = None, as_json: AsJson = False) -> None:
     """Show a dead letter with all its errors."""
     from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
     from taskrunner.errors import NotFound
 
-    with session() as opened:
+    with session(tenant=tenant, of=id_) as opened:
         found = opened.run(reads.dead_letter_by_id(id_))
     if found is None:
         raise NotFound(f"no dead letter {id_}: `taskrunner dead list` shows what there is")
@@ -59,7 +59,7 @@ def show(id_: TaskId, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog="Example: taskrunner dead requeue 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
-def requeue(id_: TaskId, as_json: AsJson = False) -> None:
+def requeue(id_: TaskId, tenant: ByTenant = None, as_json: AsJson = False) -> None:
     """Make a new task of a dead letter.
 
     It is pending, with tries 0, and linked to the old one; its id is printed.
@@ -69,18 +69,18 @@ def requeue(id_: TaskId, as_json: AsJson = False) -> None:
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
-    with session() as opened:
+    with session(tenant=tenant, of=id_) as opened:
         fresh = opened.run(steering.requeue(id_, uuid7()))
     tell({"id": fresh, "requeued_from": id_}, as_json, f"{id_} was requeued as {fresh}")
 
 
 @app.command(epilog="Example: taskrunner dead delete 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --yes")
-def delete(id_: TaskId, yes: Yes = False, as_json: AsJson = False) -> None:
+def delete(id_: TaskId, yes: Yes = False, tenant: ByTenant = None, as_json: AsJson = False) -> None:
     """Delete a dead letter for good."""
     from taskrunner.cli.session import confirm, session, tell
     from taskrunner.store import steering
 
     confirm(f"Delete the dead letter {id_} for good?", yes=yes)
-    with session() as opened:
+    with session(tenant=tenant, of=id_) as opened:
         opened.run(steering.delete_dead(id_))
     tell({"id": id_, "outcome": "deleted"}, as_json, f"{id_} deleted")

@@ -66,7 +66,7 @@ def show(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> Non
     from taskrunner import console, reads
     from taskrunner.cli.session import emit, session
 
-    with session() as opened:
+    with session(tenant=tenant) as opened:
         found, now = opened.run(_planner().get(name, tenant).make()), opened.run(reads.now())
     emit(found, as_json, lambda: console.show_schedule(found, now))
 
@@ -121,7 +121,7 @@ def pause(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> No
     from taskrunner.cli.session import session, tell
     from taskrunner.store import timetable
 
-    with session() as opened:
+    with session(tenant=tenant) as opened:
         opened.run(timetable.pause(name, tenant))
     tell({"name": name, "paused": True}, as_json, f"schedule {name} is paused")
 
@@ -135,7 +135,7 @@ def resume(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> N
     from taskrunner.cli.session import session, tell
     from taskrunner.store import timetable
 
-    with session() as opened:
+    with session(tenant=tenant) as opened:
         due = opened.run(timetable.resume(name, tenant))
     words = "has ended" if due is None else f"goes on at {due:%Y-%m-%d %H:%M:%S} UTC"
     tell({"name": name, "paused": False, "next_tick_at": due}, as_json, f"schedule {name} {words}")
@@ -150,7 +150,7 @@ def run(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None
     from taskrunner.cli.session import session, tell
 
     work = _planner(discovered=True).run(name, tenant)
-    with session() as opened:
+    with session(tenant=tenant) as opened:
         added = opened.run(work.make())
     text = str(added.id) if added.created else f"{added.id} is live already and has the same key"
     tell({"id": added.id, "created": added.created}, as_json, text)
@@ -267,7 +267,7 @@ def remove(
     from taskrunner.store import timetable
 
     confirm(f"Remove the schedule {name}?", yes=yes)
-    with session() as opened:
+    with session(tenant=tenant) as opened:
         opened.run(timetable.remove(name, tenant))
     tell({"name": name, "outcome": "removed"}, as_json, f"schedule {name} removed")
 

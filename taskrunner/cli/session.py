@@ -13,6 +13,8 @@ import typer
 from taskrunner.errors import Conflict
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from psycopg import Connection
     from rich.console import RenderableType
 
@@ -39,10 +41,11 @@ class Session:
 
 
 @contextmanager
-def session(*, checked: bool = True, tenant: str | None = None) -> Iterator[Session]:
+def session(*, checked: bool = True, tenant: str | None = None, of: UUID | None = None) -> Iterator[Session]:
     """Lend a connection to the database of the settings; unless `checked` is False, to one with a current schema.
 
-    With a tenant, logins under row security see what is its; filters are the caller's.
+    With a tenant, logins under row security see what is its; filters are the caller's. What is `of` a task is
+    refused unless that is the tenant's.
 
     Raises: `SettingsInvalid`, `EmbeddedError`, `DatabaseUnreachable`, `SchemaBehind`.
     """
@@ -57,7 +60,12 @@ def session(*, checked: bool = True, tenant: str | None = None) -> Iterator[Sess
     ):
         if checked:
             check_schema(connection)
-        yield Session(settings, way.url, connection, tenant)
+        opened = Session(settings, way.url, connection, tenant)
+        if tenant is not None and of is not None:
+            from taskrunner.tenancy import check_own
+
+            opened.run(check_own(of, tenant))
+        yield opened
 
 
 @contextmanager

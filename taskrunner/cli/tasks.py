@@ -60,7 +60,7 @@ def list_(
 
 
 @app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --watch")
-def show(id_: TaskId, watch: Watch = False, as_json: AsJson = False) -> None:
+def show(id_: TaskId, watch: Watch = False, tenant: ByTenant = None, as_json: AsJson = False) -> None:
     """Show one task with its progress, result and errors, and the flow that it belongs to.
 
     A flow is drawn with each task beneath the last of those that it runs after.
@@ -72,7 +72,7 @@ def show(id_: TaskId, watch: Watch = False, as_json: AsJson = False) -> None:
     from taskrunner.cli import wholeflow
     from taskrunner.cli.session import emit, session
 
-    with session() as opened:
+    with session(tenant=tenant) as opened:
         if watch:
             _watch(opened, id_, as_json)
             return
@@ -88,7 +88,7 @@ def _there(opened: Session, id_: UUID) -> TaskView:
     from taskrunner.errors import NotFound
 
     view = opened.run(reads.task_by_id(id_)) or opened.run(reads.successor_by_id(id_))
-    if view is None:
+    if view is None or opened.tenant not in (None, view.tenant):
         raise NotFound(f"no task {id_}: it was never stored, or retention has removed it")
     return view
 
@@ -127,7 +127,7 @@ def cancel(
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
-    with session() as opened:
+    with session(tenant=tenant, of=id_) as opened:
         id_ = meant(opened, id_, type_, key, tenant)
         if flow:
             wholeflow.cancel(opened, id_, as_json)
@@ -138,7 +138,7 @@ def cancel(
 
 
 @app.command(epilog="Example: taskrunner tasks retry 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")
-def retry(id_: TaskId, flow: Flow = False, as_json: AsJson = False) -> None:
+def retry(id_: TaskId, flow: Flow = False, tenant: ByTenant = None, as_json: AsJson = False) -> None:
     """Let a task run now.
 
     A pending task becomes due. A dead one is requeued under a new id, which is printed; with --flow all that is dead in
@@ -150,7 +150,7 @@ def retry(id_: TaskId, flow: Flow = False, as_json: AsJson = False) -> None:
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
-    with session() as opened:
+    with session(tenant=tenant, of=id_) as opened:
         if flow:
             wholeflow.retry(opened, id_, as_json)
             return
@@ -160,7 +160,9 @@ def retry(id_: TaskId, flow: Flow = False, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog="Example: taskrunner tasks reschedule 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --delay 2h")
-def reschedule(id_: TaskId, delay: Delay = None, at: At = None, as_json: AsJson = False) -> None:
+def reschedule(
+    id_: TaskId, delay: Delay = None, at: At = None, tenant: ByTenant = None, as_json: AsJson = False
+) -> None:
     """Give a pending task a new maturity."""
     from datetime import timedelta
 
@@ -172,7 +174,7 @@ def reschedule(id_: TaskId, delay: Delay = None, at: At = None, as_json: AsJson 
     if (delay is None) == (at is None):
         raise InvalidArgument("give one of --delay and --at")
     due_at, wait = instant(at, "--at"), duration(delay, "--delay") or timedelta(0)
-    with session() as opened:
+    with session(tenant=tenant, of=id_) as opened:
         due = opened.run(steering.reschedule(id_, at=due_at, delay=wait))
     seconds = max(0.0, round(due.due_in, 3))
     tell({"id": id_, "due_in_seconds": seconds}, as_json, f"{id_} is due in {seconds:g} s")
@@ -190,7 +192,7 @@ def delete(
     from taskrunner.cli.session import session, tell
     from taskrunner.store import steering
 
-    with session() as opened:
+    with session(tenant=tenant, of=id_) as opened:
         id_ = meant(opened, id_, type_, key, tenant)
         outcome = opened.run(steering.cancel(id_, running=False))
     tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {outcome}")

@@ -403,3 +403,22 @@ def test_a_login_that_may_not_gets_one_line(cli: Cli, lent: Roles, monkeypatch: 
         assert (code, err.count("\n")) == (1, 1), err
         assert err.startswith("error: permission denied"), err
     assert sys.exc_info() == (None, None, None)
+
+
+@pytest.mark.parametrize("who", ["owner", "trusted", "mapped"])
+def test_commands_for_one_tenant_do_not_find_anothers_task(
+    cli: Cli, lent: Roles, engine: Engine, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    roles.create(lent.database.url, lent.prefix)
+    (mine,), (theirs,) = engine.add(tenant="acme"), engine.add(tenant="globex")
+    login = {"owner": lambda: engine.url, "trusted": lambda: lent.login("user"), "mapped": lambda: lent.mapped("acme")}
+    monkeypatch.setenv("DATABASE_URL", login[who]())
+    steering = [("show",), ("retry",), ("reschedule", "--delay", "1h"), ("delete",)]
+    for word, *more in [*steering, ("cancel",)]:
+        code, _, err = cli("tasks", word, str(theirs), *more, "--tenant", "acme")
+        assert (code, "no task" in err) == (1, True), err
+    for word in ("show", "requeue", "delete"):
+        assert cli("dead", word, str(theirs), "--tenant", "acme", *(["--yes"] if word == "delete" else []))[0] == 1
+    for word, *more in steering:
+        assert cli("tasks", word, str(mine), *more, "--tenant", "acme")[0] == 0, word
+    assert (engine.view(mine).state, engine.view(theirs).state) == ("cancelled", "pending")
