@@ -17,6 +17,9 @@ T = TypeVar("T", bound=TaskView)
 ROOM = 50_000
 """Rows of one table that a page looks at, at most: some 50 ms, whatever it is asked for (docs/decisions/016)."""
 
+APART = 4
+"""How much less of the rare states of history: each of their rows is on a page of its own."""
+
 _TASK_FIELDS, _DEAD_FIELDS = tuple(TaskView.model_fields), tuple(DeadView.model_fields)
 _SUCCESSOR_FIELDS = ["type", "queue", "tenant", "priority", "payload", "maturity_at", "created_at", "meta"]
 _WAITING: dict[str, Any] = {
@@ -92,6 +95,8 @@ def list_tasks(wanted: TaskFilter, room: int = ROOM) -> Steps[Page[TaskView]]:
     The order is that of the ids, which for UUIDv7 is that of their creation. A page looks at no more than `room` rows
     of each table: where few of them are wanted it is short, or empty, and says where to go on.
     """
+    if wanted.state in _RARE:
+        room = max(room // APART, 1)
     return (yield from _paged(_sources(wanted.state), wanted, room, _views))
 
 
