@@ -89,8 +89,12 @@ SELECT g.id, g.type, e.state, g.has_children,
 # and is pending when it waits for none, due no earlier than now. Edges by dependency_pkey, rows by the primary key.
 # The subtraction is made on the row's latest version: whoever held its lock before has committed.
 # With a %(patience)s (milliseconds as text) no lock is waited for any longer, until the transaction's end.
+# Due from this moment on, not from the beginning of a transaction that may have been a task's own for minutes: runners
+# do not look beneath their floors.
 UNBLOCK = """
-WITH edge AS MATERIALIZED (
+WITH moment AS MATERIALIZED (
+    SELECT taskrunner.clock() + (clock_timestamp() - now()) AS at
+), edge AS MATERIALIZED (
     SELECT d.child_id, count(*)::int AS count
       FROM (SELECT set_config('lock_timeout', coalesce(%(patience)s, current_setting('lock_timeout')), true) AS set) p
       JOIN taskrunner.dependency d ON p.set IS NOT NULL
@@ -106,13 +110,14 @@ WITH edge AS MATERIALIZED (
        SET waits_for = nullif(greatest(t.waits_for - l.count, 0), 0),
            state = CASE WHEN t.waits_for > l.count THEN 'blocked' ELSE 'pending' END,
            maturity_at = CASE WHEN t.waits_for > l.count THEN t.maturity_at
-                              ELSE greatest(t.maturity_at, taskrunner.clock()) END
-      FROM locked l
+                              ELSE greatest(t.maturity_at, m.at) END
+      FROM locked l CROSS JOIN moment m
      WHERE t.id = l.id
     RETURNING t.id, t.queue, t.priority, t.maturity_at, t.type, t.state
 )
-SELECT f.id, f.queue, f.priority, date_part('epoch', f.maturity_at - taskrunner.clock()) AS due_in, f.type
-  FROM fewer f WHERE f.state = 'pending'
+SELECT f.id, f.queue, f.priority, date_part('epoch', f.maturity_at - m.at) AS due_in, f.type
+  FROM fewer f CROSS JOIN moment m
+ WHERE f.state = 'pending'
 """
 
 # The blocked children that a parent's failure ends: as its parent did, dead or cancelled, with an error that names it.

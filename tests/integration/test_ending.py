@@ -371,6 +371,21 @@ async def test_a_slow_ending_whose_reply_is_lost_is_no_lost_lease(
     assert engine.ends(parent) == 1
 
 
+async def test_a_child_is_due_from_the_end_on_not_from_the_beginning_of_a_long_transaction(engine: Engine) -> None:
+    """SPEC ONC 56: the transaction is a task's own, as old as its run; runners do not look beneath their floors."""
+    _, (child,) = family(engine)
+    runner = engine.join()
+    claims = engine.claim(runner)
+    conn = await db.aconnect(engine.url)
+    async with conn.transaction():
+        await conn.execute("SELECT pg_sleep(0.2)")
+        (due,) = await db.arun(conn, ending.end(runner, *endings(claims))) or ()
+        rows = await (await conn.execute("SELECT now() + interval '0.2 seconds'")).fetchall()
+    await conn.close()
+    assert engine.view(child).maturity_at >= rows[0][0]
+    assert due.due_in == 0
+
+
 async def test_somebodys_lock_on_a_child_delays_only_the_parents_of_that_child(engine: Engine) -> None:
     """SPEC CLM 23: an open transaction of a user's that adds something after the child holds such a lock."""
     (locked_parent,), (locked_child,) = family(engine)
