@@ -41,13 +41,7 @@ def make_engine(url: str, *, prepare: bool, most: int) -> Engine:
 
 
 def make_async_engine(url: str, *, prepare: bool, most: int) -> AsyncEngine:
-    """Make the same for an event loop. Raises: `TaskrunnerError` naming the package that is missing."""
-    try:
-        import greenlet  # type: ignore[import-untyped,unused-ignore]  # noqa: F401 - SQLAlchemy would say so late and otherwise
-    except ImportError as error:
-        raise TaskrunnerError(
-            "context.session() of an async task needs greenlet: pip install 'sqlalchemy[asyncio]'"
-        ) from error
+    """Make the same for an event loop."""
     engine = create_async_engine("postgresql+psycopg://", **_options(most))
     _heard(engine.sync_engine, url, prepare=prepare)
     return engine
