@@ -342,6 +342,15 @@ async def test_a_body_beyond_the_limit_is_refused(offline: httpx.AsyncClient) ->
 # Looking
 
 
+async def test_a_task_is_shown_with_its_parents_and_children(
+    api: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    parent, child = await add(api), await add(api)
+    conn.execute("INSERT INTO taskrunner.dependency (parent_id, child_id) VALUES (%s, %s)", (parent, child))
+    shown = [(await api.get(f"/tasks/{id_}")).json() for id_ in (parent, child)]
+    assert [(task["parents"], task["children"]) for task in shown] == [([], [child]), ([parent], [])]
+
+
 async def test_a_task_is_shown_in_every_state(api: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:
     """SPEC OPS 49: the fields of `tasks show`."""
     done, dead = await add(api), await add(api)
@@ -354,6 +363,7 @@ async def test_a_task_is_shown_in_every_state(api: httpx.AsyncClient, conn: psyc
     assert list(shown) == [
         "id", "type", "queue", "tenant", "state", "priority", "payload", "tries", "crashes", "maturity_at",
         "created_at", "started_at", "finished_at", "runner_id", "errors", "result", "progress", "meta",
+        "parents", "children",
     ]  # fmt: skip
 
 

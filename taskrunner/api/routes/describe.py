@@ -12,7 +12,13 @@ from taskrunner.api.models import EXAMPLE_TASK, Problem
 # Declares the token for the description; `security.Guard` is what asks for it, also where there is no route.
 BEARER = HTTPBearer(auto_error=False, description="The setting TASKRUNNER_API_TOKEN; asked for where it is set.")
 
-TASK_EXAMPLE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": EXAMPLE_TASK}}}}
+
+def _example(task: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"application/json": {"example": task}}}}
+
+
+TASK_EXAMPLE = _example(EXAMPLE_TASK)
+DETAIL_EXAMPLE = _example({**EXAMPLE_TASK, "parents": [], "children": []})
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -12,8 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from taskrunner import reads
 from taskrunner.api.door import OpenDoor
 from taskrunner.api.models import Added, AddTask, Reschedule, Steered, TaskPage, TaskQuery
-from taskrunner.api.routes.describe import TASK_EXAMPLE, refusals
-from taskrunner.reads import TaskView
+from taskrunner.api.routes.describe import DETAIL_EXAMPLE, TASK_EXAMPLE, refusals
+from taskrunner.reads import TaskDetail, TaskView
 from taskrunner.states import State
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], responses=refusals(422, 503))
@@ -64,10 +64,11 @@ async def list_(
     return TaskPage(tasks=page.items, next=page.next)
 
 
-@router.get("/{id}", operation_id="show_task", responses={**TASK_EXAMPLE, **refusals(404)})
-async def show(id: UUID, door: OpenDoor) -> TaskView:  # noqa: A002 - the path's own word
-    """Show a task, live or ended."""
-    return await door.get(id)
+@router.get("/{id}", operation_id="show_task", responses={**DETAIL_EXAMPLE, **refusals(404)})
+async def show(id: UUID, door: OpenDoor) -> TaskDetail:  # noqa: A002 - the path's own word
+    """Show a task, live or ended, with the ids of those it waits for and of those that wait for it."""
+    task = await door.get(id)
+    return await door.run(lambda: reads.detail(task))
 
 
 @router.patch(
