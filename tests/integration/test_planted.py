@@ -82,11 +82,11 @@ BUGS = {
     "a release that counts a try": Bug(
         task_sql,
         "RELEASE",
-        "SET state = 'pending',",
-        "SET state = 'pending', tries = t.tries + 1,",
+        "THEN t.tries ELSE",
+        "THEN t.tries + 1 ELSE",
         a_release_counts_nothing,
     ),
-    "a retry that counts no try": Bug(task_sql, "RETRY", "tries = t.tries + 1,", "", a_retry_counts_a_try),
+    "a retry that counts no try": Bug(task_sql, "RETRY", "THEN t.tries + 1 ELSE", "THEN t.tries ELSE", a_retry_counts_a_try),
     "a retry that keeps only the last error": Bug(
         task_sql,
         "RETRY",
