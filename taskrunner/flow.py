@@ -104,6 +104,10 @@ class Layout(NamedTuple):
 
 def lay_out(flow: Step) -> Layout:
     """Return the graph of a flow. Raises: `InvalidArgument` for a circle, and for more than MOST_EDGES edges."""
+    if not isinstance(flow, Task | Flow):
+        raise InvalidArgument(
+            f"a flow is a task, chain(…) or group(…), not a {type(flow).__name__}: write group(*tasks)"
+        )
     graph = _Graph()
     graph.place(flow, [], "fail")
     graph.refuse_circle()

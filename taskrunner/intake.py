@@ -132,8 +132,14 @@ def place_of(registry: Registry, task: Task | type[Task] | str, key: str | None,
 def held(id_: UUID | None, place: Place) -> UUID:
     """Return the live task that was looked for by its key. Raises: `NotFound`."""
     if id_ is None:
-        raise NotFound(f"no live {place.types[0]} of tenant {place.tenant!r} has the key {place.unique_key!r}")
+        raise NotFound(f"no live {place.types[0]} of tenant {place.tenant!r}{_spelled(place.unique_key)}")
     return id_
+
+
+def _spelled(unique_key: str) -> str:
+    """Say as people know it what nobody has: in the row, `registry.unique` puts the key's kind in front."""
+    kind, _, key = unique_key.partition(":")
+    return {"type": "", "fields": f" has the fields {key}"}.get(kind, f" has the key {key!r}")
 
 
 def check_key(name: str, key: str) -> str:
@@ -148,10 +154,12 @@ def check_tenant(tenant: str | None) -> str | None:
     return None if tenant is None else check_name("tenant", tenant)
 
 
-def as_id(value: UUID | str) -> UUID:
-    """Return the task id. Raises: `InvalidArgument` for a text that is no UUID."""
+def as_id(value: UUID | str | Enqueued) -> UUID:
+    """Return the task id; what `add` returned will do. Raises: `InvalidArgument` for a text that is no UUID."""
     if isinstance(value, UUID):
         return value
+    if isinstance(value, Enqueued):
+        return value.id
     try:
         return UUID(value)
     except (ValueError, AttributeError, TypeError):

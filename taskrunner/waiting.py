@@ -20,10 +20,12 @@ from uuid import UUID
 from taskrunner import reads
 from taskrunner.db import Op, Steps
 from taskrunner.durations import as_delay
-from taskrunner.errors import AccessDenied, NotFound, TaskDead, WaitTimeout
+from taskrunner.errors import AccessDenied, InvalidArgument, NotFound, TaskDead, WaitTimeout
 from taskrunner.intake import as_id
 from taskrunner.reads import TaskView
 from taskrunner.statements import waiting as sql
+from taskrunner.store.enqueue import Enqueued
+from taskrunner.task import Task
 
 log = logging.getLogger("taskrunner.waiting")
 
@@ -59,6 +61,8 @@ def result_of(view: TaskView) -> Any:
 
 def task_ids(given: Iterable[Any]) -> list[UUID]:
     """Return the ids of tasks given by id, or by what `add` or `get` returned."""
+    if isinstance(given, UUID | str | Enqueued | Task):
+        raise InvalidArgument("several tasks are waited for in a list; for one there are wait() and result()")
     return [as_id(getattr(one, "id", one)) for one in given]
 
 

@@ -16,6 +16,9 @@ from taskrunner.console.terminal import cell, table
 from taskrunner.console.words import span, stamp
 from taskrunner.reads import DeadView, TaskView
 
+_SHOWN = 3
+"""Errors with their tracebacks, the last ones."""
+
 
 def show_task(task: TaskView, why: str = "") -> RenderableType:
     """Return a task's fields, one a line, then why it can only wait, and its errors with their tracebacks below."""
@@ -25,9 +28,11 @@ def show_task(task: TaskView, why: str = "") -> RenderableType:
     for name, value in _facts(task):
         facts.add_row(name, value)
     notes = [_cell(f"! {why}", "yellow")] if why else []
-    return Group(
-        facts, *notes, *(line for number, error in enumerate(task.errors, 1) for line in _error(number, error))
-    )
+    earlier = max(0, len(task.errors) - _SHOWN)
+    if earlier:
+        notes.append(_cell(f"{earlier} earlier errors: --json has them all", "dim"))
+    errors = list(enumerate(task.errors, 1))[earlier:]
+    return Group(facts, *notes, *(line for number, error in errors for line in _error(number, error)))
 
 
 def _facts(task: TaskView) -> Iterator[tuple[str, Text]]:
@@ -71,6 +76,10 @@ def _json(value: Any) -> str:
 
 def _error(number: int, error: dict[str, Any]) -> Iterator[Text]:
     yield Text()
-    yield _cell(f"error {number}, {_when(error.get('at'))}: {error.get('message', '')}", "bold red")
+    number = error.get("try") or number
+    first, *more = str(error.get("message", "")).splitlines() or [""]
+    yield _cell(f"error {number}, {_when(error.get('at'))}: {first}", "bold red")
+    for line in more:
+        yield _cell(line, "red")
     for line in str(error.get("traceback") or "").splitlines():
         yield _cell(line, "dim")

@@ -88,6 +88,9 @@ SELECT 'prepared transaction ' || x.gid FROM pg_prepared_xacts x WHERE x.databas
 
 Connection = psycopg.Connection[Any]
 
+OURS = ("taskrunner queue", "taskrunner wait")
+"""Sessions of the test's own door; the second stays for some seconds after the last wait."""
+
 
 def install(conn: Connection) -> None:
     """Begin to note what happens in this database."""
@@ -100,7 +103,7 @@ def read(conn: Connection) -> list[Event]:
     return [{"what": what, "no": no, "at": at, "by": by, **body} for what, no, at, by, body in rows]
 
 
-def tables(conn: Connection, leaks: Iterable[str] = (), ours: Iterable[str] = ("taskrunner queue",)) -> Event:
+def tables(conn: Connection, leaks: Iterable[str] = (), ours: Iterable[str] = OURS) -> Event:
     """Return what the tables say in the end; `ours` are sessions of the test, `leaks` what it found outside."""
     row = conn.execute(_TABLES).fetchone()
     assert row is not None

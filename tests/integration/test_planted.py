@@ -86,7 +86,9 @@ BUGS = {
         "THEN t.tries + 1 ELSE",
         a_release_counts_nothing,
     ),
-    "a retry that counts no try": Bug(task_sql, "RETRY", "THEN t.tries + 1 ELSE", "THEN t.tries ELSE", a_retry_counts_a_try),
+    "a retry that counts no try": Bug(
+        task_sql, "RETRY", "THEN t.tries + 1 ELSE", "THEN t.tries ELSE", a_retry_counts_a_try
+    ),
     "a retry that keeps only the last error": Bug(
         task_sql,
         "RETRY",
