@@ -349,11 +349,41 @@ BEGIN
 END
 $$;
 
+-- Policies also say what values a tenant's login may write. The engine's statements are batches over all tenants: one
+-- row that overflows, or that the driver cannot read, would stop everybody's. CHECKs would say the same at the owner's
+-- cost. Instants: Python's years in any time zone; LEAST and GREATEST pass NULLs by, and infinity is greater than all.
 -- In a sub-select, so that it is called once a statement and not once a row.
 ALTER TABLE taskrunner.task ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON taskrunner.task
+CREATE POLICY tenant ON taskrunner.task FOR SELECT
+    USING (tenant = (SELECT taskrunner.bound_tenant()));
+CREATE POLICY tenant_deletes ON taskrunner.task FOR DELETE
+    USING (tenant = (SELECT taskrunner.bound_tenant()));
+CREATE POLICY tenant_adds ON taskrunner.task FOR INSERT
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND (fair_tenant IS NULL OR fair_tenant = tenant COLLATE "C")
+        AND state <> 'running' AND claim_no = 0 AND tries = 0 AND crashes = 0 AND max_retries >= 0 AND errors = '[]'
+        AND coalesce(waits_for > 0, true)
+        AND num_nonnulls(runner_id, claimed_at, started_at, deadline_at, progress, successor) = 0
+        AND least(maturity_at, created_at, cancel_requested_at, tick_at) >= '0001-01-02 00:00+00'
+        AND greatest(maturity_at, created_at, cancel_requested_at, tick_at) < '9999-12-31 00:00+00'
+        AND jsonb_typeof(payload) = 'object' AND jsonb_typeof(meta) = 'object'
+        AND length(queue) <= 200 AND length(type) <= 200);
+-- What is granted of the columns cannot alter claims, crashes and errors. A successor becomes a task as it is.
+CREATE POLICY tenant_steers ON taskrunner.task FOR UPDATE
     USING (tenant = (SELECT taskrunner.bound_tenant()))
-    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND (fair_tenant IS NULL OR fair_tenant = tenant COLLATE "C"));
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND (fair_tenant IS NULL OR fair_tenant = tenant COLLATE "C")
+        AND (state <> 'running' OR runner_id IS NOT NULL)
+        AND tries BETWEEN 0 AND 1000000000 AND max_retries >= 0 AND coalesce(waits_for > 0, true)
+        AND least(maturity_at, cancel_requested_at) >= '0001-01-02 00:00+00'
+        AND greatest(maturity_at, cancel_requested_at) < '9999-12-31 00:00+00'
+        AND jsonb_typeof(payload) = 'object' AND jsonb_typeof(meta) = 'object'
+        AND coalesce(jsonb_typeof(progress) = 'object', true) AND length(queue) <= 200
+        AND (successor IS NULL OR (
+            least((successor ->> 'maturity_at')::timestamptz, (successor ->> 'created_at')::timestamptz)
+                >= '0001-01-02 00:00+00'
+            AND greatest((successor ->> 'maturity_at')::timestamptz, (successor ->> 'created_at')::timestamptz)
+                < '9999-12-31 00:00+00'
+            AND (successor ->> 'max_retries')::int >= 0 AND length(successor ->> 'queue') <= 200
+            AND jsonb_typeof(successor -> 'payload') = 'object' AND jsonb_typeof(successor -> 'meta') = 'object')));
 -- A tick is unique: who could write one for somebody's schedule could keep the real one out.
 CREATE POLICY own_schedule ON taskrunner.task AS RESTRICTIVE FOR INSERT
     WITH CHECK (schedule_id IS NULL OR EXISTS (SELECT FROM taskrunner.schedule s WHERE s.id = schedule_id));
@@ -363,14 +393,34 @@ ALTER TABLE taskrunner.task_history ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.task_history FOR SELECT
     USING (tenant = (SELECT taskrunner.bound_tenant()));
 CREATE POLICY tenant_cancels ON taskrunner.task_history FOR INSERT
-    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND state = 'cancelled');
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND state = 'cancelled'
+        AND finished_at BETWEEN taskrunner.clock() - interval '1 minute' AND taskrunner.clock()
+        AND num_nonnulls(started_at, run_seconds, runner_id, result) = 0
+        AND least(maturity_at, created_at, tick_at) >= '0001-01-02 00:00+00'
+        AND greatest(maturity_at, created_at, tick_at) < '9999-12-31 00:00+00'
+        AND jsonb_typeof(payload) = 'object' AND jsonb_typeof(meta) = 'object' AND jsonb_typeof(errors) = 'array'
+        AND coalesce(jsonb_typeof(progress) = 'object', true));
 -- Policies of the parent hold for those who come through it; to a partition itself nobody is to be let.
 ALTER TABLE taskrunner.task_history_default ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE taskrunner.dead_letter ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON taskrunner.dead_letter USING (tenant = (SELECT taskrunner.bound_tenant()));
+-- One of a task that lives is overwritten when that is buried.
+CREATE POLICY tenant ON taskrunner.dead_letter USING (tenant = (SELECT taskrunner.bound_tenant()))
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant())
+        AND least(finished_at, started_at, maturity_at, created_at, tick_at) >= '0001-01-02 00:00+00'
+        AND greatest(finished_at, started_at, maturity_at, created_at, tick_at) < '9999-12-31 00:00+00'
+        AND tries BETWEEN 0 AND 1000000000 AND crashes BETWEEN 0 AND 1000000000 AND max_retries >= 0 AND claim_no >= 0
+        AND coalesce(run_seconds BETWEEN -1e12 AND 1e12, true)
+        AND jsonb_typeof(payload) = 'object' AND jsonb_typeof(meta) = 'object' AND jsonb_typeof(errors) = 'array'
+        AND coalesce(jsonb_typeof(progress) = 'object', true));
 ALTER TABLE taskrunner.schedule ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON taskrunner.schedule USING (tenant = (SELECT taskrunner.bound_tenant()));
+CREATE POLICY tenant ON taskrunner.schedule USING (tenant = (SELECT taskrunner.bound_tenant()))
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant())
+        AND least(start_at, end_at, next_tick_at, last_tick_at, created_at) >= '0001-01-02 00:00+00'
+        AND greatest(start_at, end_at, next_tick_at, last_tick_at, created_at) < '9999-12-31 00:00+00'
+        AND coalesce(jitter BETWEEN interval '0' AND interval '36500 days', true)
+        AND ticks BETWEEN 0 AND 1000000000000000 AND skipped BETWEEN 0 AND 1000000000000000
+        AND jsonb_typeof(payload) = 'object');
 ALTER TABLE taskrunner.effect ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.effect USING (tenant = (SELECT taskrunner.bound_tenant()))
     WITH CHECK (tenant = (SELECT taskrunner.bound_tenant()) AND NOT taskrunner.is_foreign(task_id));
@@ -379,9 +429,31 @@ CREATE POLICY tenant ON taskrunner.idempotency_key USING (tenant = (SELECT taskr
 ALTER TABLE taskrunner.task_log ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.task_log USING (tenant = (SELECT taskrunner.bound_tenant()));
 ALTER TABLE taskrunner.audit ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON taskrunner.audit USING (tenant = (SELECT taskrunner.bound_tenant()));
+CREATE POLICY tenant ON taskrunner.audit USING (tenant = (SELECT taskrunner.bound_tenant()))
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant())
+        AND acted_at >= '0001-01-02 00:00+00' AND acted_at < '9999-12-31 00:00+00');
 ALTER TABLE taskrunner.task_stats ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON taskrunner.task_stats USING (tenant = (SELECT taskrunner.bound_tenant()));
+CREATE POLICY tenant ON taskrunner.task_stats FOR SELECT USING (tenant = (SELECT taskrunner.bound_tenant()));
+-- Counts of what a tenant has cancelled belong to no runner: the rows that runners add to are not a tenant's to write.
+CREATE POLICY tenant_counts ON taskrunner.task_stats FOR INSERT
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant())
+        AND runner_id = '00000000-0000-0000-0000-000000000000' AND outcome IN ('cancelled', 'dead')
+        AND minute BETWEEN taskrunner.clock() - interval '1 hour' AND taskrunner.clock()
+        AND count BETWEEN 0 AND 1000000000000
+        AND run_seconds BETWEEN 0 AND 1e12 AND wait_seconds BETWEEN 0 AND 1e12
+        AND cardinality(run_histogram) <= 13 AND cardinality(wait_histogram) <= 13
+        AND 0 <= ALL (run_histogram) AND 1000000000000 >= ALL (run_histogram)
+        AND 0 <= ALL (wait_histogram) AND 1000000000000 >= ALL (wait_histogram));
+CREATE POLICY tenant_adds_up ON taskrunner.task_stats FOR UPDATE
+    USING (tenant = (SELECT taskrunner.bound_tenant()) AND runner_id = '00000000-0000-0000-0000-000000000000')
+    WITH CHECK (tenant = (SELECT taskrunner.bound_tenant())
+        AND runner_id = '00000000-0000-0000-0000-000000000000' AND outcome IN ('cancelled', 'dead')
+        AND minute BETWEEN taskrunner.clock() - interval '1 hour' AND taskrunner.clock()
+        AND count BETWEEN 0 AND 1000000000000
+        AND run_seconds BETWEEN 0 AND 1e12 AND wait_seconds BETWEEN 0 AND 1e12
+        AND cardinality(run_histogram) <= 13 AND cardinality(wait_histogram) <= 13
+        AND 0 <= ALL (run_histogram) AND 1000000000000 >= ALL (run_histogram)
+        AND 0 <= ALL (wait_histogram) AND 1000000000000 >= ALL (wait_histogram));
 -- Both ends are to be one's own, if they are there at all: a requeued task keeps parents that retention has removed.
 ALTER TABLE taskrunner.dependency ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON taskrunner.dependency

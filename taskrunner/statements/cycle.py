@@ -5,6 +5,22 @@ else has locked are skipped (`SKIP LOCKED`), so that one foreign lock never stal
 left over, and they are tried again.
 """
 
+# Whoever may write dead letters may have written one under this id, whose task lives: the true one takes its place. It
+# must not keep the task from being buried, and the whole batch with it. A part of each INSERT of dead letters.
+OVERWRITTEN = """
+    ON CONFLICT (id) DO UPDATE
+       SET (finished_at, started_at, maturity_at, created_at, claim_no, run_seconds, priority, tries,
+           crashes, max_retries, tenant, queue, type, runner_id, unique_key, requeued_from, schedule_id,
+           tick_at, payload, meta, errors, progress,
+           requeued_as)
+         = (EXCLUDED.finished_at, EXCLUDED.started_at, EXCLUDED.maturity_at, EXCLUDED.created_at,
+           EXCLUDED.claim_no, EXCLUDED.run_seconds, EXCLUDED.priority, EXCLUDED.tries, EXCLUDED.crashes,
+           EXCLUDED.max_retries, EXCLUDED.tenant, EXCLUDED.queue, EXCLUDED.type, EXCLUDED.runner_id,
+           EXCLUDED.unique_key, EXCLUDED.requeued_from, EXCLUDED.schedule_id, EXCLUDED.tick_at,
+           EXCLUDED.payload, EXCLUDED.meta, EXCLUDED.errors, EXCLUDED.progress,
+           NULL)
+"""
+
 # Counts what `ended` returns, in the same statement, so that counts and history always agree. A part of others.
 # The thirteen buckets are those between %(bounds)s, in seconds (store.task.BOUNDS).
 COUNTED = """counted AS (

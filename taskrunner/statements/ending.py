@@ -6,7 +6,7 @@ a child has updated its live parents first and holds their locks until its edges
 meanwhile waits, and the statement after its DELETE sees the edges. Children are locked in the order of their ids.
 """
 
-from taskrunner.statements.cycle import COUNTED, TOLD
+from taskrunner.statements.cycle import COUNTED, OVERWRITTEN, TOLD
 
 # How a row becomes a row of history or a dead letter, up to the values that differ. Parts of others.
 _HISTORY = """
@@ -69,7 +69,9 @@ WITH ending AS MATERIALIZED (
                           FROM jsonb_array_elements(e.detail::jsonb) WITH ORDINALITY AS a(x, i)),
            g.progress
       FROM gone g JOIN ending e ON e.id = g.id AND e.claim_no = g.claim_no
-     WHERE e.state = 'dead'
+     WHERE e.state = 'dead'"""
+    + OVERWRITTEN
+    + """
     RETURNING id, tenant, queue, type, 'dead' AS outcome, """
     + _FOR_COUNTS
     + """
@@ -163,7 +165,9 @@ WITH edge AS MATERIALIZED (
                                           'message', e.message),
            g.progress
       FROM gone g JOIN edge e ON e.child_id = g.id
-     WHERE e.state = 'dead'
+     WHERE e.state = 'dead'"""
+    + OVERWRITTEN
+    + """
     RETURNING id, tenant, queue, type, 'dead' AS outcome, """
     + _FOR_COUNTS
     + """

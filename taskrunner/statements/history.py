@@ -26,8 +26,11 @@ SELECT c.relname::text AS name,
 """
 
 # Days whose partition was missing when a task ended. DEFAULT is empty as a rule, so that this costs nothing.
+# What somebody's own SQL has dated beyond any clock stays there: 'infinity' is no day.
 STRANDED = """
-SELECT DISTINCT (d.finished_at AT TIME ZONE 'UTC')::date FROM taskrunner.task_history_default d ORDER BY 1
+SELECT DISTINCT (d.finished_at AT TIME ZONE 'UTC')::date FROM taskrunner.task_history_default d
+ WHERE d.finished_at >= '2000-01-01 00:00+00' AND d.finished_at < taskrunner.clock() + interval '1 year'
+ ORDER BY 1
 """
 
 # Transactions that hold a lock on history or a partition of it. One that is named again a moment later is long: to

@@ -88,15 +88,6 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- What tenants write. Neither whose a task is, nor which tick it is, is ever changed.
-    FOR thing IN
-        SELECT string_agg(quote_ident(a.attname), ', ') AS columns FROM pg_attribute a
-         WHERE a.attrelid = 'taskrunner.task'::regclass AND a.attnum > 0 AND NOT a.attisdropped
-           AND a.attname NOT IN ('id', 'tenant', 'schedule_id', 'tick_at', 'created_at')
-    LOOP
-        EXECUTE format('GRANT UPDATE (%s) ON taskrunner.task TO %I, %I', thing.columns, prefix || '_user',
-                       prefix || '_tenant');
-    END LOOP;
     EXECUTE format('CREATE OR REPLACE FUNCTION taskrunner.roles() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE '
                    'AS %L', format(' SELECT %L ', prefix));
 END
@@ -110,7 +101,13 @@ GRANT SELECT ON taskrunner.runner TO $prefix$_user, $prefix$_reader;
 GRANT SELECT (kind, queues, types, lease_until) ON taskrunner.runner TO $prefix$_tenant;
 GRANT SELECT (queue, paused, fair) ON taskrunner.queue_settings
    TO $prefix$_user, $prefix$_reader, $prefix$_tenant;
-GRANT INSERT, DELETE ON taskrunner.task TO $prefix$_user, $prefix$_tenant;
+-- Neither whose a task is, nor which tick it is, nor what runners write of claims, crashes and errors.
+-- An earlier script granted more.
+REVOKE UPDATE ON taskrunner.task FROM $prefix$_user, $prefix$_tenant;
+GRANT INSERT, DELETE,
+      UPDATE (state, maturity_at, priority, tries, max_retries, queue, payload, meta, progress, successor, fair_tenant,
+              has_children, awaited, waits_for, cancel_requested_at)
+   ON taskrunner.task TO $prefix$_user, $prefix$_tenant;
 GRANT INSERT ON taskrunner.task_history TO $prefix$_user, $prefix$_tenant;
 GRANT INSERT, UPDATE, DELETE ON taskrunner.dead_letter, taskrunner.dependency, taskrunner.schedule,
       taskrunner.idempotency_key TO $prefix$_user, $prefix$_tenant;

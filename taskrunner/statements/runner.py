@@ -112,6 +112,7 @@ WITH locked AS MATERIALIZED (
       FROM gone g
      WHERE """
     + cycle.TOLD
+    + cycle.OVERWRITTEN
     + """
     RETURNING id, tenant, queue, type, 'dead' AS outcome, coalesce(run_seconds, 0) AS run_seconds,
               greatest(extract(epoch FROM started_at - maturity_at), 0)::float8 AS wait_seconds

@@ -6,7 +6,7 @@ store reports them as left over, and they are tried again. `state NOT IN (…)` 
 planner from the index task_running: see `cycle`.
 """
 
-from taskrunner.statements.cycle import COUNTED, TOLD
+from taskrunner.statements.cycle import COUNTED, OVERWRITTEN, TOLD
 from taskrunner.statements.successor import FORGOTTEN, TAKES_OVER
 
 # A failed try: kept in errors (at most 100, the oldest go), back to pending with a new maturity.
@@ -103,6 +103,7 @@ SELECT g.id, taskrunner.clock(), taskrunner.clock() - make_interval(secs => e.ag
   FROM gone g JOIN ending e ON e.id = g.id AND e.claim_no = g.claim_no
  WHERE """
     + TOLD
+    + OVERWRITTEN
     + """
 RETURNING id, tenant, queue, type, 'dead' AS outcome, coalesce(run_seconds, 0) AS run_seconds,
           greatest(extract(epoch FROM started_at - maturity_at), 0)::float8 AS wait_seconds

@@ -384,7 +384,7 @@ INSERTS = {
     " VALUES (gen_random_uuid(), %s, 'x', 'T', '* * * * *', now())",
     "key": "INSERT INTO taskrunner.idempotency_key VALUES (%s, 'T', 'x', gen_random_uuid(), now())",
     "stats": "INSERT INTO taskrunner.task_stats"
-    " VALUES (now(), gen_random_uuid(), %s, 'q', 'T', 'cancelled', 1, 0, 0, '{}', '{}')",
+    " VALUES (now(), '00000000-0000-0000-0000-000000000000', %s, 'q', 'T', 'cancelled', 1, 0, 0, '{}', '{}')",
     "audit": "INSERT INTO taskrunner.audit (acted_at, tenant, actor, action, target) VALUES (now(), %s, 'a', 'b', 'c')",
 }
 
