@@ -30,7 +30,7 @@ from taskrunner.testing.database import Database
 from tests.engine import Engine
 from tests.plans import numbered
 
-PARTS = {"COUNTED", "TOLD", "ENDING", "CLAIMED", "TAKES_OVER", "FORGOTTEN"}
+PARTS = {"COUNTED", "TOLD", "ENDING", "CLAIMED", "TAKES_OVER", "FORGOTTEN", "OVERWRITTEN"}
 """Constants that are parts of others and no statements by themselves."""
 
 

@@ -41,7 +41,8 @@ VALUES (%(task)s, %(tenant)s, 1, now(), 'info', 'secret');
 INSERT INTO taskrunner.audit (acted_at, tenant, actor, action, target) VALUES (now(), %(tenant)s, 'a', 'b', 'c');
 INSERT INTO taskrunner.task_stats (minute, runner_id, tenant, queue, type, outcome, count, run_seconds, wait_seconds,
        run_histogram, wait_histogram)
-VALUES (now(), gen_random_uuid(), %(tenant)s, 'default', 'Secret', 'succeeded', 1, 0, 0, '{}', '{}');
+VALUES (now(), '00000000-0000-0000-0000-000000000000', %(tenant)s, 'default', 'Secret', 'cancelled', 1, 0, 0,
+       '{}', '{}');
 INSERT INTO taskrunner.queue_settings AS q (queue, fair, weights)
 VALUES ('default', true, jsonb_build_object(%(tenant)s::text, 3))
 ON CONFLICT (queue) DO UPDATE SET weights = q.weights || EXCLUDED.weights;
