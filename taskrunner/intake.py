@@ -57,7 +57,7 @@ def compose(registry: Registry, task: Task, options: Options, tenant: str) -> Ne
         reserved_for=kind.unique_for,
     )
     _apply(options, row)
-    row.id, row.fresh = dispatch(task)  # last: what is refused has not been sent
+    row.id, row.fresh = dispatch(task, row.tenant)  # last: what is refused has not been sent
     return row
 
 
@@ -96,7 +96,7 @@ def compose_many(registry: Registry, tasks: Iterable[Task], spacing: timedelta, 
         places.append(place)
         if kind.unique and (key := unique_key(kind, task)) is not None:
             batch.keys[number] = key
-    sent = [dispatch(task) for task in given]  # last: what is refused has not been sent
+    sent = [dispatch(task, tenant) for task in given]  # last: what is refused has not been sent
     batch.ids = [id_ for id_, _ in sent]
     batch.fresh = all(fresh for _, fresh in sent)
     return batch

@@ -228,25 +228,34 @@ class Task(BaseModel):
         return _BACKOFF(self.tries) if self.tries < self.max_retries else None
 
 
-def dispatch(task: Task) -> tuple[UUID, bool]:
-    """Return the task's id, and whether it goes to the database for the first time: no row can have this id then."""
+def dispatch(task: Task, tenant: str) -> tuple[UUID, bool]:
+    """Return the task's id, and whether it goes to the database for the first time: no row can have this id then.
+
+    Raises: `InvalidArgument` for a task that was added for another tenant: one id cannot be two tenants' task.
+    """
     try:
         id_ = _ID.__get__(task)
     except AttributeError:
         id_ = uuid7()
         _ID.__set__(task, id_)
-        _SENT.__set__(task, True)
+        _SENT.__set__(task, tenant)
         return id_, True
-    return id_, _row(task) is None and _send(task)
+    return id_, _send(task, tenant)
 
 
-def _send(task: Task) -> bool:
+def _send(task: Task, tenant: str) -> bool:
     """Mark the task as sent; returns whether it was not before."""
+    row = _row(task)
     try:
-        return not _SENT.__get__(task)
+        before = row.tenant if row is not None else _SENT.__get__(task)
     except AttributeError:
-        _SENT.__set__(task, True)
+        _SENT.__set__(task, tenant)
         return True
+    if before != tenant:
+        raise InvalidArgument(
+            f"this {type(task).__name__} was added for tenant {before!r}: make a new one for {tenant!r}"
+        )
+    return False
 
 
 def bind(task: Task, run: RunInfo) -> None:

@@ -112,12 +112,13 @@ SELECT d.id FROM taskrunner.dead_letter d WHERE d.id = ANY(%(ids)s::uuid[])
 TAKE_BACK = "DELETE FROM taskrunner.task t WHERE t.id = ANY(%(ids)s::uuid[]) RETURNING t.id"
 
 # Who stands in the way of the tasks that ADD did not insert: the same id, the live task of the same key or tick.
+# Never another tenant's task: nobody would know the difference from his own. Its id is refused then.
 INCUMBENT = """
 SELECT n.id, coalesce(same.id, keyed.id, ticked.id, ended.id, dead.id)
   FROM unnest(%(ids)s::uuid[], %(tenants)s::text[], %(types)s::text[], %(unique_keys)s::text[],
               %(schedule_ids)s::uuid[], %(tick_ats)s::timestamptz[])
        AS n(id, tenant, type, unique_key, schedule_id, tick_at)
-  LEFT JOIN taskrunner.task same ON same.id = n.id
+  LEFT JOIN taskrunner.task same ON same.id = n.id AND same.tenant = n.tenant
   LEFT JOIN LATERAL (
        SELECT t.id FROM taskrunner.task t
         WHERE t.tenant = n.tenant AND t.unique_key = n.unique_key
@@ -126,8 +127,8 @@ SELECT n.id, coalesce(same.id, keyed.id, ticked.id, ended.id, dead.id)
   LEFT JOIN taskrunner.task ticked ON ticked.schedule_id = n.schedule_id AND ticked.tick_at = n.tick_at
   LEFT JOIN LATERAL (
        SELECT h.id FROM taskrunner.task_history h
-        WHERE h.id = n.id AND h.finished_at >= %(since)s LIMIT 1) ended ON true
-  LEFT JOIN taskrunner.dead_letter dead ON dead.id = n.id
+        WHERE h.id = n.id AND h.finished_at >= %(since)s AND h.tenant = n.tenant LIMIT 1) ended ON true
+  LEFT JOIN taskrunner.dead_letter dead ON dead.id = n.id AND dead.tenant = n.tenant
 """
 
 # Tell the runners: queue, priority and the seconds until maturity by the database's clock. Sent at commit.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from taskrunner.db import Op, Steps, column, scalar
+from taskrunner.errors import Conflict
 from taskrunner.idtime import ended_since
 from taskrunner.statements import enqueue as sql
 from taskrunner.store.task import Due, announce, dues
@@ -77,6 +78,10 @@ class Idempotency:
     key: str
     retention: timedelta
     lasting: bool = True
+
+
+_ROUNDS = 20
+"""How often an insert is tried again because what stood in its way was gone when looked at: each takes a race."""
 
 
 def add(
@@ -178,7 +183,14 @@ def _insert(
 ) -> Steps[list[Due]]:
     """Insert what is waiting, note the answers, and return what is new."""
     inserted: list[Due] = []
+    rounds = 0
     while waiting:
+        rounds += 1
+        if rounds > _ROUNDS:
+            stuck = next(iter(waiting.values()))
+            raise Conflict(
+                f"{stuck.type} {stuck.id} cannot be added: its id is another tenant's task's; make a new task"
+            )
         rows = yield Op(sql.ADD, _add_params(list(waiting.values()), aliases), dues)
         new = {row.id for row in rows}
         ended = set() if fresh else (yield from _take_back_ended(list(new)))

@@ -132,6 +132,28 @@ async def test_a_task_is_stored_with_the_defaults_of_its_type_and_the_databases_
     assert engine.value("SELECT max_retries FROM taskrunner.task") == 5
 
 
+async def test_one_task_object_is_not_two_tenants_task(engine: Engine, kinds: Kinds, door: AnyDoor) -> None:
+    """SPEC TEN 54: nothing is stored, and nothing is said to be."""
+    task = kinds.mail()
+    added = await door.add(task, tenant="acme")
+    assert (await door.add(task, tenant="acme")) == (added.id, False)
+    with pytest.raises(InvalidArgument, match="added for tenant 'acme': make a new one for 'globex'"):
+        await door.add(task, tenant="globex")
+    with pytest.raises(InvalidArgument, match="added for tenant 'acme'"):
+        await door.add_many([kinds.mail(), task], tenant="globex")
+    assert engine.value("SELECT count(*) FROM taskrunner.task") == 1
+
+
+async def test_an_id_that_is_another_tenants_is_refused_without_end_of_tries(engine: Engine) -> None:
+    """SPEC TEN 54: a row that cannot be seen is in the way as long as it likes."""
+    theirs = enqueue.NewTask(uuid4(), "Mail", "{}", "mail", tenant="acme")
+    assert engine.do(enqueue.add([theirs])) == [(theirs.id, True)]
+    ours = enqueue.NewTask(theirs.id, "Mail", "{}", "mail", tenant="globex")
+    with pytest.raises(Conflict, match="another tenant's task has its id"):
+        engine.do(enqueue.add([ours]))
+    assert engine.value("SELECT array_agg(tenant) FROM taskrunner.task") == ["acme"]
+
+
 async def test_what_add_is_told_wins_over_the_types_defaults(engine: Engine, kinds: Kinds, door: AnyDoor) -> None:
     added = await door.add(
         kinds.mail(), priority=-7, queue="slow", tenant="acme", max_retries=0, meta={"trace": "é"}, delay=90
