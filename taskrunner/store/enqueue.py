@@ -188,9 +188,7 @@ def _insert(
         rounds += 1
         if rounds > _ROUNDS:
             stuck = next(iter(waiting.values()))
-            raise Conflict(
-                f"{stuck.type} {stuck.id} cannot be added: its id is another tenant's task's; make a new task"
-            )
+            raise Conflict(f"{stuck.type} {stuck.id} cannot be added: another tenant's task has its id; make a new one")
         rows = yield Op(sql.ADD, _add_params(list(waiting.values()), aliases), dues)
         new = {row.id for row in rows}
         ended = set() if fresh else (yield from _take_back_ended(list(new)))
