@@ -65,7 +65,7 @@ def test_a_task_is_cancelled_or_taken_back_by_its_key(engine: Engine, letter: An
             again = door.add(letter(), key="k").id
             door.delete_by_key(one, "k")
             assert door.get(again).state == "cancelled"
-            with pytest.raises(NotFound, match="no live Letter of tenant 'default' has the key 'key:k'"):
+            with pytest.raises(NotFound, match="no live Letter of tenant 'default' has the key 'k'"):
                 door.cancel_by_key(one, "k")
 
 
