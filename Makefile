@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_USER := 0
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-deps
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --extra embedded --group build
+	--no-emit-index-url --no-emit-find-links --extra embedded --extra top --group build
 
 .DEFAULT_GOAL := help
 .PHONY: help run install test check audit bench bench-peers chaos db docs lock clean
