@@ -17,6 +17,7 @@ from taskrunner import events
 from taskrunner.attempt import Attempt
 from taskrunner.crew import Crew
 from taskrunner.db import Link, Op, Work
+from taskrunner.outbox import REFUSED
 from taskrunner.prospects import Plan, Prospects
 from taskrunner.settings import Settings
 from taskrunner.store import fair
@@ -139,6 +140,9 @@ class Cycles:
                 await outbox.write_last_words(self.run, runner_id)
                 asked = Cycle(runner_id, [letter.ending() for letter in letters])
                 cycled = await self.run(store.cycle(asked))
+            except REFUSED:
+                outbox.refused(letters)
+                continue
             except BaseException:
                 outbox.put_back(letters)
                 raise
@@ -191,8 +195,8 @@ class Cycles:
             try:
                 await outbox.write_last_words(lane.run, runner_id)
                 cycled = await lane.run(_statement(asked, plan))
-            except BaseException:
-                outbox.put_back(letters)
+            except BaseException as error:
+                (outbox.refused if isinstance(error, REFUSED) else outbox.put_back)(letters)
                 if plan is not None:
                     self._prospects.failed(plan)
                 raise

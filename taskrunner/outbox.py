@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from taskrunner import events
@@ -32,8 +33,12 @@ log = logging.getLogger("taskrunner.runner")
 BATCH = 1000
 """Endings written in one statement at most."""
 
+REFUSED = (psycopg.DataError, psycopg.IntegrityError)
+"""What a batch fails with for one row's values: somebody's hand in the tables, for what we write is checked before."""
+
 _SOON = 2.0  # seconds: what is due later is found by the polls in time
 _AGAIN = 0.5  # seconds until an ending that met somebody's lock is tried again
+_LONGEST = 60.0  # seconds until an ending that the database refuses is tried again
 _PATIENCE = timedelta(milliseconds=100)  # that a slow ending waits for the lock of a child
 
 
@@ -45,6 +50,7 @@ class Letter:
     transition: Transition
     special: bool = False  # takes the slow way
     hurried: bool = False  # and does not wait for a child's lock again
+    refusals: int = 0  # times that the database would not have it, alone
 
     def ending(self) -> Ending:
         """Return what is written of it."""
@@ -64,6 +70,7 @@ class Letter:
 
 
 Words = Callable[[], Mapping[tuple[UUID, int], str]]
+_Write = Callable[[Sequence[Ending]], Awaitable[Closed]]
 
 
 class Outbox:
@@ -140,42 +147,72 @@ class Outbox:
         return back
 
     async def _write(self, pump: Pump, runner_id: UUID, kind: type, letters: Sequence[Letter]) -> list[Due]:
-        endings = [letter.ending() for letter in letters]
-        back: list[Due] = []
-        events.fail_point("before_finish")
-        try:
-            await self.write_last_words(pump, runner_id)
+        async def write(endings: Sequence[Ending]) -> Closed:
             if kind is Bury:
-                won = set(await pump(store.bury(runner_id, endings)))
-            else:
-                back = await pump(_OPS[kind](runner_id, endings))
-                won = {task.id for task in back}
-        except BaseException:
-            self.put_back(letters)
-            raise
-        events.fail_point("after_finish")
-        await self._sort(pump, runner_id, letters, {ending.id for ending in endings} - won)
-        return back
+                return Closed(list(await pump(store.bury(runner_id, endings))), [])
+            due = await pump(_OPS[kind](runner_id, endings))
+            return Closed([task.id for task in due], due)
+
+        return await self._send(pump, runner_id, letters, write)
 
     async def _write_special(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter]) -> list[Due]:
         """End what has children or a successor. A lock on a child is waited for once, by the batch that meets it."""
-        endings = [letter.ending() for letter in letters]
-        write = slow.end_free if letters[0].hurried else slow.end_many
-        events.fail_point("before_finish")
+        work = slow.end_free if letters[0].hurried else slow.end_many
+
+        async def write(endings: Sequence[Ending]) -> Closed:
+            closed: Closed = await pump(work(runner_id, endings, patience=_PATIENCE))
+            return closed
+
         try:
-            await self.write_last_words(pump, runner_id)
-            closed: Closed = await pump(write(runner_id, endings, patience=_PATIENCE))
+            due = await self._send(pump, runner_id, letters, write)
         except (LockNotAvailable, DeadlockDetected):
             self._at_once = max(1, len(letters) // 2)
-            self._stick(letters)
             return []
-        except BaseException:
-            self.put_back(letters)
-            raise
-        events.fail_point("after_finish")
         self._at_once = min(BATCH, 2 * self._at_once)
-        await self._sort(pump, runner_id, letters, {ending.id for ending in endings} - set(closed.ids))
-        return closed.due
+        return due
+
+    async def _send(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter], write: _Write) -> list[Due]:
+        """Write a batch; where the database refuses a value of it, halves, until the task that it is of is alone."""
+        waiting, due = [letters], list[Due]()
+        while waiting:
+            batch = waiting.pop()
+            endings = [letter.ending() for letter in batch]
+            events.fail_point("before_finish")
+            try:
+                await self.write_last_words(pump, runner_id)
+                closed = await write(endings)
+            except REFUSED as error:
+                if half := len(batch) // 2:
+                    waiting += [batch[half:], batch[:half]]
+                else:
+                    self._set_aside(batch[0], error)
+                continue
+            except BaseException as error:
+                unwritten = [letter for rest in [batch, *waiting] for letter in rest]
+                locked = isinstance(error, LockNotAvailable | DeadlockDetected) and batch[0].special
+                (self._stick if locked else self.put_back)(unwritten)
+                raise
+            events.fail_point("after_finish")
+            due += closed.due
+            try:
+                await self._sort(pump, runner_id, batch, {ending.id for ending in endings} - set(closed.ids))
+            except BaseException:
+                self.put_back([letter for rest in waiting for letter in rest])
+                raise
+        return due
+
+    def refused(self, letters: Sequence[Letter]) -> None:
+        """Of what a cycle took the database refuses a value: the slow way finds out of which task."""
+        for letter in letters:
+            letter.special = True
+        self.put_back(letters)
+
+    def _set_aside(self, letter: Letter, error: psycopg.Error) -> None:
+        claim = letter.attempt.claim
+        pause = min(_AGAIN * 2**letter.refusals, _LONGEST)
+        letter.refusals += 1
+        log.error("the end of %s %s is refused, trying again in %.1f s: %s", claim.type, claim.id, pause, error)
+        self._stuck.append((time.monotonic() + pause, letter))
 
     def _stick(self, letters: Sequence[Letter]) -> None:
         for letter in letters:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from taskrunner import db
+from taskrunner import db, register_task
 from taskrunner import outbox as outbox_module
 from taskrunner.attempt import Attempt
 from taskrunner.db import Link, Work
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.outbox import Outbox
-from taskrunner.outcome import Finish, Release, Transition
+from taskrunner.outcome import Bury, Finish, Release, Retry, Transition
 from taskrunner.store import task as store
 from taskrunner.store.task import Claimed, Cycle
-from tests.engine import Engine
+from taskrunner.task import Task
+from tests.engine import WAIT, Engine
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +112,65 @@ async def test_a_finish_whose_fate_is_being_looked_up_is_in_nobody_elses_hands(
         await link.close()
     assert settled == [claimed.claim_no]
     assert outbox.take() == []
+
+
+# ── what the database refuses ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("decision", [Retry(timedelta(), {"message": "no"}), Release(), Bury(({"message": "no"},))])
+async def test_one_row_whose_end_is_refused_holds_up_nobody_elses(engine: Engine, decision: Transition) -> None:
+    """FAULTS I1: a value that somebody's hand put there fails its own statement alone, and that is tried again."""
+    ids = engine.add(9)
+    runner = engine.join()
+    claims = engine.claim(runner, 9)
+    bad = sorted(ids)[4]
+    bad_row = "payload = '{\"bad\": 1}'"
+    for table, but in (("task", " OR state = 'running'"), ("dead_letter", "")):
+        engine.conn.execute(f"ALTER TABLE taskrunner.{table} ADD CONSTRAINT planted CHECK (NOT {bad_row}{but})")  # type: ignore[arg-type]
+    engine.conn.execute(f"UPDATE taskrunner.task SET {bad_row} WHERE id = %s", [bad])  # type: ignore[arg-type]
+    settled: list[UUID] = []
+    outbox = Outbox(lambda attempt: settled.append(attempt.claim.id))
+    link = Link(engine.url, name="test")
+    try:
+        for claim in claims:
+            outbox.put(Attempt(claim, HOST), decision)
+        await outbox.write_others(link.run, runner)
+        assert sorted(settled) == sorted(set(ids) - {bad})
+        assert engine.do(store.unknown(runner, [])) == [(bad, 1)]
+        for table in ("task", "dead_letter"):
+            engine.conn.execute(f"ALTER TABLE taskrunner.{table} DROP CONSTRAINT planted")  # type: ignore[arg-type]
+        async with asyncio.timeout(WAIT):
+            while bad not in settled:
+                await asyncio.sleep(0.01)  # the pause before it is tried again is the outbox's own
+                await outbox.write_others(link.run, runner)
+    finally:
+        await link.close()
+    assert engine.do(store.unknown(runner, [])) == []
+
+
+async def test_a_finish_that_is_refused_stops_no_claim_and_no_other_finish(engine: Engine) -> None:
+    """FAULTS I1: the cycle would write all of them or none, again and again."""
+
+    @register_task("Noted")
+    class Noted(Task):
+        number: int
+
+        async def run(self) -> None: ...
+
+    engine.conn.execute(
+        "ALTER TABLE taskrunner.task_history ADD CONSTRAINT planted CHECK ((payload ->> 'number') <> '7') NOT VALID"
+    )
+    with engine.door() as door:
+        ids = [door.add(Noted(number=number)).id for number in range(20)]
+        async with engine.running() as running:
+            await running.ended(*ids[:7], *ids[8:])
+            more = door.add(Noted(number=100)).id
+            await running.ended(more)
+            assert engine.view(ids[7]).state == "running"
+            engine.conn.execute("ALTER TABLE taskrunner.task_history DROP CONSTRAINT planted")
+            (view,) = await running.ended(ids[7])
+            assert view.state == "succeeded"
+            assert running.runs(ids[7]) == 1
 
 
 async def _deliver(outbox: Outbox, wire: Wire, runner: UUID) -> None:
