@@ -173,6 +173,8 @@ def as_after(after: Any, on_parent_failure: str) -> After | None:
     """
     mode = check_mode(on_parent_failure)
     if after is None:
+        if mode != "fail":
+            raise InvalidArgument(f"on_parent_failure={mode!r} is of a task with parents: give them by after=")
         return None
     one = isinstance(after, UUID | str | Enqueued | Task) or not isinstance(after, Iterable)
     parents = tuple(dict.fromkeys(_parent(parent) for parent in ([after] if one else after)))

@@ -70,6 +70,8 @@ def edited(registry: Registry, wishes: Changes) -> Callable[[Schedule], NewSched
     What can be refused without the stored one is refused at once.
     """
     _refuse_unknown(wishes, Changes)
+    if not wishes:
+        raise InvalidArgument(f"nothing to change is given: there are {', '.join(Changes.__annotations__)}")
     if "frequency" in wishes:
         _trigger(wishes["frequency"], wishes.get("timezone", "UTC"))
 

@@ -14,7 +14,7 @@ from taskrunner.reads import FlowTask, FlowView
 
 _ALIKE = 5  # tasks of one type and state, beneath one parent, are a line each; more of them are one line
 _LINES = 200
-_DEEP = 6  # what comes after that stays on its level, with an arrow: a line has 80 columns
+_DEEP = 4  # what comes after that stays on its level, with an arrow: a line has 80 columns
 
 
 def show_flow(flow: FlowView, marked: UUID) -> Tree:
@@ -29,6 +29,7 @@ class _Drawing:
     def __init__(self, flow: FlowView, marked: UUID) -> None:
         self._marked = marked
         self._room = _LINES
+        self._deep = False
         self._tasks = {task.id: task for task in flow.tasks}
         self._parents: dict[UUID, int] = {}
         last: dict[UUID, UUID] = {}
@@ -44,6 +45,8 @@ class _Drawing:
         self._draw(tree, None, 1)
         if self._room < 0:
             tree.add(Text("…", "dim"))
+        if self._deep:
+            tree.label = Text.assemble(tree.label, ("; ↓ after the line above", "dim"))  # type: ignore[arg-type]  # a Text
 
     def _draw(self, branch: Tree, above: UUID | None, depth: int) -> None:
         """The room for lines also bounds the recursion: a chain may be longer than Python's stack."""
@@ -51,6 +54,7 @@ class _Drawing:
             self._room -= 1
             if self._room < 0:
                 return
+            self._deep |= depth > _DEEP
             added = branch.add(self._label(alike, level=depth > _DEEP))
             if len(alike) == 1:
                 self._draw(branch if depth >= _DEEP else added, alike[0].id, depth + 1)

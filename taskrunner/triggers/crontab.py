@@ -25,6 +25,15 @@ NAMED = {
     "@annually": "0 0 1 1 *",
 }
 
+# In cronsim's words.
+_FIELDS = {
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day-of-month": "1 to 31, or L",
+    "month": "1 to 12, or JAN to DEC",
+    "day-of-week": "0 to 7, or SUN to SAT",
+}
+
 # cronsim 2.8 takes `5-5/2` for `5/2`, which goes on to the end of the field: to crontab it is 5 alone.
 _RANGE_OF_ONE = re.compile(r"(?<![\w/])0*(\w+)-0*\1/0*[1-9]\d*(?=[,\s]|$)")
 _SECOND = timedelta(seconds=1)
@@ -70,9 +79,7 @@ def parse_crontab(written: str, timezone: str) -> Crontab:
         # cronsim says the same of a day that is no number and of one that its months do not have.
         if str(error) == "Bad day-of-month" and _fires_in_some_month(expression):
             raise _never(written) from error
-        raise TriggerInvalid(
-            f"crontab {written!r}: {error}; the fields are minute, hour, day, month, weekday"
-        ) from error
+        raise TriggerInvalid(f"crontab {written!r}: {_fault(str(error), expression)}") from error
     if not fires:
         raise _never(written)
     return Crontab(expression, timezone)
@@ -95,8 +102,19 @@ def _expand(written: str) -> str:
             "and for every few seconds give the number itself, such as 5"
         )
     if fields != 5:
-        raise TriggerInvalid(f"crontab {written!r} has {fields} fields instead of five (minute hour day month weekday)")
+        raise TriggerInvalid(
+            f"crontab {written!r} has {fields} fields instead of five (minute hour day month weekday); "
+            "an interval is a number of seconds or a timedelta"
+        )
     return _RANGE_OF_ONE.sub(r"\1", expression)
+
+
+def _fault(said: str, expression: str) -> str:
+    """Name the field that cronsim means by `Bad minute`, what is in it, and what may be."""
+    for (name, bounds), value in zip(_FIELDS.items(), expression.split(), strict=True):
+        if said == f"Bad {name}":
+            return f"{value} is no {name} ({bounds}); the fields are {', '.join(_FIELDS)}"
+    return f"{said}; the fields are {', '.join(_FIELDS)}"
 
 
 def _fires_in_some_month(expression: str) -> bool:

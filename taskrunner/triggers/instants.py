@@ -30,7 +30,10 @@ def zone(name: str) -> tzinfo:
             raise ValueError(name)
         return ZoneInfo(name)
     except (ValueError, OSError, LookupError) as error:
-        hint = suggest(str(name), available_timezones())
+        zones = available_timezones()
+        asked = str(name).casefold()
+        meant = [known for known in zones if asked in (known.casefold(), known.casefold().rpartition("/")[2])]
+        hint = f"; did you mean {min(meant)!r}?" if meant else suggest(str(name), zones)
         raise TriggerInvalid(f"timezone {name!r} is not an IANA name such as 'Europe/Warsaw'{hint}") from error
 
 

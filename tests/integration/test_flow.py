@@ -150,6 +150,8 @@ def test_what_cannot_be_a_parent_is_refused_by_name(engine: Engine, queue: TaskQ
         queue.add(task, after=["x"])
     with pytest.raises(InvalidArgument, match="on_parent_failure must be"):
         queue.add(task, after=[], on_parent_failure="maybe")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="give them by after="):
+        queue.add(task, on_parent_failure="run")
     assert engine.value("SELECT count(*) FROM taskrunner.task") == 0
     assert states(engine, queue.add(task, after=[]).id) == ["pending"]
 

@@ -207,14 +207,18 @@ def test_a_login_of_a_tenant_makes_and_steers_its_own_schedules_and_finds_no_oth
             assert mine.add("mine", Mail(to="a@b.c"), HOUR, key="k").tenant == "acme"
             assert mine.add("mine", Mail(to="x@y.z"), HOUR, key="k", replace=True).payload["to"] == "x@y.z"
             assert mine.change("mine", frequency=2 * HOUR).next_tick_at == NOON
+            with pytest.raises(InvalidArgument, match="nothing to change"):
+                mine.change("mine")
             assert mine.pause("mine").paused
             assert mine.resume("mine").next_tick_at == NOON + 2 * HOUR
             assert mine.next("mine", 1) == [NOON + 2 * HOUR]
             assert queue.get(mine.run("mine").id).tenant == "acme"
             assert [one.name for one in mine.list()] == ["mine"]
-            for method in (mine.get, mine.pause, mine.resume, mine.run, mine.remove, mine.next, mine.change):
+            for method in (mine.get, mine.pause, mine.resume, mine.run, mine.remove, mine.next):
                 with pytest.raises(NotFound):
                     method("theirs")
+            with pytest.raises(NotFound):
+                mine.change("theirs", priority=1)
             mine.remove("mine")
             assert mine.list() == []
         assert world.names() == ["theirs"]
@@ -562,7 +566,7 @@ def test_a_schedule_that_is_removed_leaves_its_tasks(ask: Ask, world: World) -> 
     assert (world.names(), len(world.tasks())) == ([], 1)
     for method in ("get", "next", "pause", "resume", "run", "remove", "change"):
         with pytest.raises(NotFound, match="'one'"):
-            ask(method, "one")
+            ask(method, "one", **({"priority": 1} if method == "change" else {}))
     assert ask("add", "one", Mail(), HOUR).ticks == 0
 
 
