@@ -67,6 +67,11 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL holds no NUL
 
 
+def _one_of(*names: str) -> dict[str, Any]:
+    """The rule, for the description, that exactly one of these names is given."""
+    return {"oneOf": [{"required": [name], "properties": {name: {"type": "string", "minLength": 1}}} for name in names]}
+
+
 class Body(BaseModel):
     """A request's body: an unknown field is an error, not a typing mistake that nobody sees."""
 
@@ -95,9 +100,10 @@ class AddTask(Maturity):
 
     model_config = ConfigDict(
         json_schema_extra={
+            **_one_of("type", "task_name"),
             "examples": [
                 {"type": "SendEmail", "payload": {"to": "ada@example.org"}, "maturity_at": "2026-03-01T08:00:00Z"}
-            ]
+            ],
         }
     )
 
@@ -136,7 +142,12 @@ class AddTask(Maturity):
 class Reschedule(Maturity):
     """A new maturity for a pending task."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"maturity_at": "2026-03-01T08:00:00Z"}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            **_one_of("maturity_at", "scheduled_at"),
+            "examples": [{"maturity_at": "2026-03-01T08:00:00Z"}],
+        }
+    )
 
     @model_validator(mode="after")
     def _an_instant(self) -> Self:
@@ -151,6 +162,7 @@ class TaskQuery(TaskFilter):
     type: Text | None = None
     queue: Text | None = None
     tenant: Text | None = None
+    since: Instant | None = Field(None, description="Only tasks created at this instant or later.")
 
 
 class Added(BaseModel):

@@ -61,8 +61,11 @@ KINDS: dict[type[Exception], Kind] = {
 }
 INVALID = Kind(422, "invalid-request", "The request is not as described")
 
+_UNREADABLE = "There was an error parsing the body"  # FastAPI's words for bytes that are no UTF-8
+
 # What to do about errors of HTTP itself; `{path}` and `{method}` are the request's.
 _ADVICE = {
+    400: "the body is not JSON in UTF-8",
     404: "there is nothing at {path}: /docs lists what there is",
     405: "{path} does not take {method}",
 }
@@ -129,7 +132,7 @@ def _field(path: Sequence[int | str], message: str) -> dict[str, str]:
 async def _of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     detail = error.detail
-    if detail == HTTPStatus(error.status_code).phrase:
+    if detail in (HTTPStatus(error.status_code).phrase, _UNREADABLE):
         detail = _ADVICE.get(error.status_code, detail).format(path=request.url.path, method=request.method)
     headers = {**(error.headers or {}), **_allowed(request)} if error.status_code == 405 else error.headers
     return problem(request, error.status_code, detail, headers=headers)

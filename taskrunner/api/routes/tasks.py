@@ -31,7 +31,9 @@ def json_only(request: Request) -> None:
 JSON_ONLY = Depends(json_only)
 
 
-@router.post("", status_code=201, operation_id="add_task", responses=refusals(403, 413, 415), dependencies=[JSON_ONLY])
+@router.post(
+    "", status_code=201, operation_id="add_task", responses=refusals(400, 403, 409, 413, 415), dependencies=[JSON_ONLY]
+)
 async def add(order: AddTask, door: OpenDoor, response: Response, idempotency_key: IdempotencyKey = None) -> Added:
     """Store a task; when this returns 201, the task is safe."""
     task = door.build(order.name, order.payload or {})
@@ -74,7 +76,7 @@ async def show(id: UUID, door: OpenDoor) -> TaskDetail:  # noqa: A002 - the path
 @router.patch(
     "/{id}",
     operation_id="reschedule_task",
-    responses={**TASK_EXAMPLE, **refusals(403, 404, 409, 415)},
+    responses={**TASK_EXAMPLE, **refusals(400, 403, 404, 409, 413, 415)},
     dependencies=[JSON_ONLY],
 )
 async def reschedule(id: UUID, change: Reschedule, door: OpenDoor) -> TaskView:  # noqa: A002
