@@ -261,6 +261,7 @@ CREATE TABLE taskrunner.task_log (
     PRIMARY KEY (id)
 );
 CREATE INDEX task_log_task ON taskrunner.task_log (task_id, id);
+CREATE INDEX task_log_logged ON taskrunner.task_log USING brin (logged_at);
 CREATE TABLE taskrunner.audit (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     acted_at TIMESTAMP WITH TIME ZONE NOT NULL,

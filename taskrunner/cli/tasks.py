@@ -8,6 +8,7 @@ import typer
 
 from taskrunner.cli.bykey import Key, OfTenant, OfType, SomeId
 from taskrunner.cli.options import After, AsJson, ByQueue, ByState, ByTenant, ByType, Limit, Since, TaskId
+from taskrunner.cli.tasklog import Log
 from taskrunner.cli.wholeflow import Flow
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def list_(
 
 
 @app.command(epilog="Example: taskrunner tasks show 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --watch")
-def show(id_: TaskId, watch: Watch = False, tenant: ByTenant = None, as_json: AsJson = False) -> None:
-    """Show one task with its progress, result and errors, and the flow that it belongs to.
+def show(id_: TaskId, watch: Watch = False, log: Log = False, tenant: ByTenant = None, as_json: AsJson = False) -> None:
+    """Show one task with its progress, result, errors and last log lines, and the flow that it belongs to.
 
     A flow is drawn with each task beneath the last of those that it runs after.
 
@@ -69,7 +70,7 @@ def show(id_: TaskId, watch: Watch = False, tenant: ByTenant = None, as_json: As
     In a pipe, and with --json, it writes a line for each change.
     """
     from taskrunner import console, reads
-    from taskrunner.cli import wholeflow
+    from taskrunner.cli import tasklog, wholeflow
     from taskrunner.cli.session import emit, session
 
     with session(tenant=tenant) as opened:
@@ -77,10 +78,14 @@ def show(id_: TaskId, watch: Watch = False, tenant: ByTenant = None, as_json: As
             _watch(opened, id_, as_json)
             return
         found = _there(opened, id_)
+        if log:
+            tasklog.show_all(opened, id_, as_json)
+            return
         detail, why = opened.run(reads.detail(found)), opened.run(reads.unattended(id_))
         emit(detail, as_json, lambda: console.show_task(detail, why))
         if not as_json:
             wholeflow.show(opened, detail)
+            tasklog.show_last(opened, id_)
 
 
 def _there(opened: Session, id_: UUID) -> TaskView:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         show_tasks,
         show_upcoming,
     )
+    from taskrunner.console.log import show_log
     from taskrunner.console.overview import WIDE, show_status, status_line, watch
     from taskrunner.console.rule import show_schedule
     from taskrunner.console.terminal import cell, screen, waiting
@@ -37,6 +38,7 @@ __all__ = [
     "show_dead",
     "show_flow",
     "show_instants",
+    "show_log",
     "show_logins",
     "show_queues",
     "show_report",
@@ -62,6 +64,7 @@ _PLACES = {
     **dict.fromkeys(("bars", "show_report"), "benchmark"),
     **dict.fromkeys(("follow_task", "task_line"), "follow"),
     "show_flow": "family",
+    "show_log": "log",
     "show_task": "detail",
     "show_schedule": "rule",
 }

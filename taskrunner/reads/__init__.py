@@ -10,6 +10,7 @@ from __future__ import annotations
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
+from taskrunner.reads.log import LogLine, LogPage, last_lines, log_lines
 from taskrunner.reads.tasks import (
     ROOM,
     dead_letter_by_id,
@@ -38,6 +39,8 @@ __all__ = [
     "DeadView",
     "FlowTask",
     "FlowView",
+    "LogLine",
+    "LogPage",
     "Page",
     "Queue",
     "Runner",
@@ -52,8 +55,10 @@ __all__ = [
     "detail",
     "ended_tasks",
     "flow",
+    "last_lines",
     "list_tasks",
     "live_runners",
+    "log_lines",
     "now",
     "queues",
     "runners",

@@ -93,6 +93,7 @@ RETURNING 1
 """
 
 # Log lines and run_once values stay as long as their task is live or an open dead letter, whatever their age.
+# By task_log_logged, which says in which pages old lines may lie.
 DROP_LOGS = """
 DELETE FROM taskrunner.task_log l
  WHERE l.id = ANY(ARRAY(SELECT o.id FROM taskrunner.task_log o

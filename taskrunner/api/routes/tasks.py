@@ -13,7 +13,7 @@ from taskrunner import reads
 from taskrunner.api.door import OpenDoor
 from taskrunner.api.models import Added, AddTask, Reschedule, Steered, TaskPage, TaskQuery
 from taskrunner.api.routes.describe import DETAIL_EXAMPLE, TASK_EXAMPLE, refusals
-from taskrunner.reads import TaskDetail, TaskView
+from taskrunner.reads import LogPage, TaskDetail, TaskView
 from taskrunner.states import State
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], responses=refusals(422, 503))
@@ -71,6 +71,24 @@ async def show(id: UUID, door: OpenDoor) -> TaskDetail:  # noqa: A002 - the path
     """Show a task, live or ended, with the ids of those it waits for and of those that wait for it."""
     task = await door.get(id)
     return await door.run(lambda: reads.detail(task))
+
+
+@router.get("/{id}/log", operation_id="show_task_log", responses=refusals(404))
+async def show_log(
+    id: UUID,  # noqa: A002
+    door: OpenDoor,
+    request: Request,
+    response: Response,
+    after: Annotated[int, Query(ge=0, lt=2**63, description="The last id of the page before.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> LogPage:
+    """Show what a task has logged in all its runs, the earliest first, a page at a time."""
+    await door.get(id)
+    page = await door.run(lambda: reads.log_lines(id, after=after, limit=limit))
+    if page.next is not None:
+        url = request.url.include_query_params(after=page.next)
+        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return page
 
 
 @router.patch(
