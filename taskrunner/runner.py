@@ -163,7 +163,7 @@ class Runner:
         return heart
 
     def _helpers(self) -> list[Coroutine[Any, Any, None]]:
-        listener = Listener(self._url, on_due=self._heed_due, on_cancel=self._crew.cancel)
+        listener = Listener(self._url, who=lambda: self.id, on_due=self._heed_due, on_cancel=self._crew.cancel)
         listening = [listener.listen()] if self._settings.listen else []
         rescuing = [] if self._ties.beaten else [self._rescue_on()]  # a supervisor's heartbeat tells it who has died
         return [*listening, *rescuing, self._watch_lease(), self._look_after_tasks()]

@@ -1,7 +1,8 @@
 """What tells a runner that there may be work, or that a task is to be stopped: NOTIFY on a connection of its own.
 
 NOTIFY is a hint, never required: the runner polls as well. A connection that dies, or goes silent without dying, is
-noticed within `channel.CHECK` seconds, because the listener asks the server something that often.
+noticed within `channel.CHECK` seconds, because the listener asks the server something that often. The connection bears
+the runner's id in its name, so that `doctor` sees which runner has none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 import psycopg
+from psycopg.sql import SQL
 
 from taskrunner import channel, db, events
 from taskrunner.backoff import Backoff
@@ -21,13 +23,18 @@ from taskrunner.store.task import CHANNEL, Hint, hint
 
 log = logging.getLogger("taskrunner.wake")
 
+# The sign of life.
+_NAME = SQL("SET application_name = {}")
+
 
 class Listener:
     """Listens until cancelled, reconnecting with growing pauses; calls back on the loop."""
 
-    def __init__(self, url: str, *, on_due: Callable[[Hint], None], on_cancel: Callable[[UUID], None]) -> None:
-        """`on_due(hint)`: a task is pending, see `Hint`; `on_cancel(id)`: stop this task."""
-        self._url, self._on_due, self._on_cancel = url, on_due, on_cancel
+    def __init__(
+        self, url: str, *, who: Callable[[], UUID], on_due: Callable[[Hint], None], on_cancel: Callable[[UUID], None]
+    ) -> None:
+        """`on_due(hint)`: a task is pending, see `Hint`; `on_cancel(id)`: stop this task; `who()`: the runner's id."""
+        self._url, self._who, self._on_due, self._on_cancel = url, who, on_due, on_cancel
         self.connected = asyncio.Event()
 
     async def listen(self) -> None:
@@ -43,7 +50,7 @@ class Listener:
             await asyncio.sleep(backoff.pause())
 
     async def _session(self, connected: Callable[[], None]) -> None:
-        conn = await db.aconnect(self._url, name="taskrunner listen", prepare=False)
+        conn = await db.aconnect(self._url, name=f"taskrunner listen {self._who()}", prepare=False)
         try:
             for name in (CHANNEL, CANCEL_CHANNEL):
                 await channel.ask(conn, channel.listen(name))
@@ -53,7 +60,7 @@ class Listener:
             while True:
                 async for notify in conn.notifies(timeout=channel.CHECK):
                     self._heed(notify)
-                await channel.ask(conn, channel.ALIVE)
+                await channel.ask(conn, _NAME.format(f"taskrunner listen {self._who()}"))  # it may have joined anew
         finally:
             await channel.shut(conn.close())
 

@@ -187,7 +187,7 @@ class Engine:
         left = [name for name in left if name != "taskrunner wait"]
         left = left[running.strays :]
         left += [f"connection {pid}" for pid in self.backends("taskrunner runner%")]
-        left += [f"connection {pid}" for pid in self.backends("taskrunner listen")]
+        left += [f"connection {pid}" for pid in self.backends("taskrunner listen%")]
         left += [f"connection {pid}" for pid in self.backends("taskrunner heart")]
         left += [f"row {id_}" for (id_,) in self.rows("SELECT id FROM taskrunner.task WHERE runner_id = ANY(%s)", ids)]
         left += [f"runner {id_}" for (id_,) in self.rows("SELECT id FROM taskrunner.runner WHERE id = ANY(%s)", ids)]

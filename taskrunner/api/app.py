@@ -11,9 +11,10 @@ from fastapi import Depends, FastAPI
 
 from taskrunner.api import pages, problems
 from taskrunner.api.body import BodyLimit
+from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import Door
 from taskrunner.api.headers import SafeHeaders
-from taskrunner.api.routes import monitor, tasks
+from taskrunner.api.routes import doctor, monitor, tasks
 from taskrunner.api.routes.describe import BEARER, refusals
 from taskrunner.api.security import Guard
 from taskrunner.registry import Registry
@@ -51,7 +52,8 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
         lifespan=_open_door,
     )
     app.state.door = Door(settings, registry, url)
-    app.state.routers = [tasks.router, monitor.open_router, monitor.router]
+    app.state.doctor = Consultation(url, settings)
+    app.state.routers = [tasks.router, monitor.open_router, monitor.router, doctor.router]
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, settings=settings)
@@ -61,6 +63,7 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.include_router(tasks.router, dependencies=asked, responses=refused)
     app.include_router(monitor.open_router)
     app.include_router(monitor.router, dependencies=asked, responses=refused)
+    app.include_router(doctor.router, dependencies=asked, responses=refused)
     pages.install(app)
     return app
 

@@ -13,13 +13,27 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from taskrunner.cli import admin, bench, dead, enqueue, init, queues, runners, schedules, start, status, tasks, tenants
+from taskrunner.cli import (
+    admin,
+    bench,
+    dead,
+    doctor,
+    enqueue,
+    init,
+    queues,
+    runners,
+    schedules,
+    start,
+    status,
+    tasks,
+    tenants,
+)
 from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
 
 # As `--help` lists them: first steps, looking, steering, operating.
 ORDER = (
     *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "tenants", "runners"),
-    *("migrate", "maintain", "health", "config", "bench"),
+    *("doctor", "migrate", "maintain", "health", "config", "bench"),
 )
 
 
@@ -70,6 +84,7 @@ app.add_typer(schedules.app, name="schedules")
 app.add_typer(queues.app, name="queues")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(runners.app, name="runners")
+doctor.register(app)
 admin.register(app)
 bench.register(app)
 

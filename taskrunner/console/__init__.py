@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from taskrunner.console.benchmark import bars, show_report
     from taskrunner.console.detail import show_task
     from taskrunner.console.family import show_flow
+    from taskrunner.console.findings import show_findings
     from taskrunner.console.follow import follow_task, task_line
     from taskrunner.console.lists import (
         show_dead,
@@ -36,6 +37,7 @@ __all__ = [
     "follow_task",
     "screen",
     "show_dead",
+    "show_findings",
     "show_flow",
     "show_instants",
     "show_log",
@@ -63,6 +65,7 @@ _PLACES = {
     **dict.fromkeys(("WIDE", "show_status", "status_line", "watch"), "overview"),
     **dict.fromkeys(("bars", "show_report"), "benchmark"),
     **dict.fromkeys(("follow_task", "task_line"), "follow"),
+    "show_findings": "findings",
     "show_flow": "family",
     "show_log": "log",
     "show_task": "detail",
