@@ -1,0 +1,111 @@
+"""FAULTS F28: hostile texts wherever people and tasks can put one; stored as they are, or refused with a reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from taskrunner.errors import InvalidArgument
+from taskrunner.testing.database import Server
+from tests.demo.echo import HOSTILE_TYPE
+from tests.e2e.browser.conftest import Site, served
+from tests.e2e.browser.corpus import UNSTORABLE, VECTORS
+from tests.processes import eventually
+
+LATER = "2100-01-01T00:00:00Z"
+ALL = (*VECTORS, *UNSTORABLE)
+
+
+@pytest.fixture(scope="module")
+def site(taskrunner_template: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """An installation whose every text is hostile."""
+    with served(taskrunner_template, tmp_path_factory.mktemp("hostile"), "echo", filled=False) as site:
+        plant(site)
+        yield site
+
+
+@pytest.fixture(scope="module")
+def http(site: Site) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=site.address) as client:
+        yield client
+
+
+def chunks(size: int = 3000) -> list[str]:
+    """Return the vectors joined by lines, each text small enough to be kept whole as an error's message."""
+    texts = [""]
+    for vector in VECTORS:
+        if len(texts[-1]) + len(vector) > size and texts[-1]:
+            texts.append("")
+        texts[-1] += vector + "\n"
+    return texts
+
+
+def plant(site: Site) -> None:
+    """Store the vectors as values, keys, errors, progress, log lines, queues, tenants and schedules' names."""
+    echo, named = site.tasks.Echo, site.tasks.HostileName
+    ends = [echo(value=text, end=end) for text in chunks() for end in ("fail", "succeed", "ignore", "snooze")]
+    ran = site.queue.add_many(ends)
+    site.queue.add(named(value=dict(zip(VECTORS, VECTORS, strict=True))))
+    site.queue.add(echo(value=dict(zip(VECTORS, VECTORS, strict=True))), meta={"tags": list(VECTORS)})
+    for vector in VECTORS:
+        with suppress(InvalidArgument):
+            site.queue.add(echo(value=vector), at=None, delay=9e6, queue=vector[:200], key=vector[:255])
+        with suppress(InvalidArgument):
+            site.queue.add(echo(value=vector), delay=9e6, tenant=vector[:60])
+        with suppress(InvalidArgument):
+            site.queue.schedules.add(vector[:100], echo(value=vector), timedelta(days=400), start_at=None)
+    waiting = "SELECT count(*) FROM taskrunner.task WHERE id = ANY(%s) AND NOT (state = 'pending' AND progress IS NOT NULL)"
+    eventually(lambda: site.value(waiting, [one.id for one in ran]) == 0, "the end of all")
+
+
+def check(answer: httpx.Response) -> None:
+    """Check that the answer is what was asked for or a typed refusal, and no header is the caller's."""
+    assert answer.status_code < 500, f"{answer.request.url}: {answer.text}"
+    assert "set-cookie" not in answer.headers
+    if answer.status_code >= 400 and answer.content:
+        assert answer.headers["content-type"] == "application/problem+json", f"{answer.request.url}: {answer.text}"
+
+
+def test_the_corpus_is_large() -> None:
+    assert len(set(VECTORS)) >= 200
+
+
+@pytest.mark.parametrize("field", ["type", "queue", "key", "idempotency_key", "payload", "name", "maturity_at"])
+def test_hostile_fields_of_a_new_task_are_stored_or_refused(http: httpx.Client, field: str) -> None:
+    for vector in ALL:
+        order: dict[str, Any] = {"type": "Echo", "maturity_at": LATER}
+        order |= {"payload": {"value": {vector: vector}}} if field == "payload" else {field: vector}
+        if field == "name":
+            order = {"type": "Echo", "payload": {vector: 1}}
+        body = json.dumps(order)  # escapes: also lone surrogates are sent
+        answer = http.post("/tasks", content=body, headers={"content-type": "application/json"})
+        check(answer)
+        assert answer.status_code in (201, 422)
+        if answer.status_code == 201 and field == "payload":
+            assert http.get(answer.headers["location"]).json()["payload"]["value"] == {vector: vector}
+
+
+def test_hostile_parts_of_a_url_are_answered(http: httpx.Client) -> None:
+    filters = ("type", "queue", "tenant", "state", "since", "after", "limit", "q")
+    for vector in ALL:
+        part = quote(vector.encode("utf-8", "surrogatepass"), safe="")
+        check(http.get(f"/tasks?{'&'.join(f'{name}={part}' for name in filters[:3])}"))
+        check(http.get(f"/tasks?{filters[len(vector) % len(filters)]}={part}"))
+        check(http.get(f"/tasks/{part}"))
+        check(http.get(f"/{part}"))
+
+
+def test_hostile_headers_are_answered(http: httpx.Client) -> None:
+    for vector in VECTORS:
+        value = vector.encode().replace(b"\r", b"").replace(b"\n", b"")[:2000]
+        printable = bytes(byte for byte in value if byte >= 32 and byte != 127).strip()
+        headers = {"idempotency-key": printable, "authorization": b"Bearer " + printable, "if-none-match": printable}
+        check(http.get("/tasks?limit=1", headers={**headers, "origin": printable, "user-agent": printable}))
+        check(http.post("/tasks", json={"type": "Echo", "maturity_at": LATER}, headers=headers))
