@@ -14,7 +14,6 @@ import pytest
 
 from taskrunner.errors import InvalidArgument
 from taskrunner.testing.database import Server
-from tests.demo.echo import HOSTILE_TYPE
 from tests.e2e.browser.conftest import Site, served
 from tests.e2e.browser.corpus import UNSTORABLE, VECTORS
 from tests.processes import eventually
@@ -56,12 +55,12 @@ def plant(site: Site) -> None:
     site.queue.add(echo(value=dict(zip(VECTORS, VECTORS, strict=True))), meta={"tags": list(VECTORS)})
     for vector in VECTORS:
         with suppress(InvalidArgument):
-            site.queue.add(echo(value=vector), at=None, delay=9e6, queue=vector[:200], key=vector[:255])
+            site.queue.add(echo(value=vector), delay=9e6, queue=vector[:200], key=vector[:255])
         with suppress(InvalidArgument):
             site.queue.add(echo(value=vector), delay=9e6, tenant=vector[:60])
         with suppress(InvalidArgument):
-            site.queue.schedules.add(vector[:100], echo(value=vector), timedelta(days=400), start_at=None)
-    waiting = "SELECT count(*) FROM taskrunner.task WHERE id = ANY(%s) AND NOT (state = 'pending' AND progress IS NOT NULL)"
+            site.queue.schedules.add(vector[:100], echo(value=vector), timedelta(days=400))
+    waiting = "SELECT count(*) FROM taskrunner.task WHERE id = ANY(%s) AND (state <> 'pending' OR progress IS NULL)"
     eventually(lambda: site.value(waiting, [one.id for one in ran]) == 0, "the end of all")
 
 
