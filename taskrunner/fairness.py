@@ -11,7 +11,7 @@ from uuid import UUID
 
 import psycopg
 
-from taskrunner.db import connect, run
+from taskrunner.db import Work, connect, run
 from taskrunner.errors import InvalidArgument, RegistrationError
 from taskrunner.registry.checks import check_queue
 from taskrunner.store import fair as store
@@ -37,10 +37,17 @@ def set_fair(url: str, queue: str, *, fair: bool = True, patience: float = PATIE
         return set_fair_by(connection, queue, fair=fair, patience=patience)
 
 
-def set_fair_by(connection: psycopg.Connection[Any], queue: str, *, fair: bool, patience: float = PATIENCE) -> bool:
-    """Do what `set_fair` does by a connection that is open, and in no transaction."""
-    _check(queue)
-    number = run(connection, store.set_fair(queue, fair=fair))
+def set_fair_by(
+    connection: psycopg.Connection[Any],
+    queue: str,
+    *,
+    fair: bool,
+    patience: float = PATIENCE,
+    first: Work[int] | None = None,
+) -> bool:
+    """Do what `set_fair` does by a connection that is open, and in no transaction; `first` marks the queue."""
+    check_name(queue)
+    number = run(connection, store.set_fair(queue, fair=fair) if first is None else first)
     if not fair:
         return True
     deadline = time.monotonic() + patience
@@ -60,22 +67,28 @@ def set_weight(url: str, queue: str, tenant: str, weight: int) -> None:
 
 def set_weight_by(connection: psycopg.Connection[Any], queue: str, tenant: str, weight: int) -> None:
     """Do what `set_weight` does by a connection that is open."""
-    _check(queue)
+    check_weight(queue, tenant, weight)
+    run(connection, store.weigh(queue, tenant, weight))
+
+
+def check_weight(queue: str, tenant: str, weight: int) -> None:
+    """Raise `InvalidArgument` for what can be no tenant's weight in a queue."""
+    check_name(queue)
     if not tenant:
         raise InvalidArgument("a tenant's name is not empty")
     if not 1 <= weight <= HEAVIEST:
         raise InvalidArgument(f"a weight is from 1 to {HEAVIEST}, not {weight}")
-    run(connection, store.weigh(queue, tenant, weight))
+
+
+def check_name(queue: str) -> None:
+    """Raise `InvalidArgument` for what cannot be a queue's name: nothing would ever be taken from it."""
+    try:
+        check_queue(queue)
+    except RegistrationError as error:
+        raise InvalidArgument(str(error)) from None
 
 
 def _move(connection: psycopg.Connection[Any], queue: str) -> None:
     after: UUID | None = UUID(int=0)
     while after is not None:
         after = run(connection, store.move(queue, after, _ROOM)).last
-
-
-def _check(queue: str) -> None:
-    try:
-        check_queue(queue)
-    except RegistrationError as error:
-        raise InvalidArgument(str(error)) from None

@@ -186,6 +186,7 @@ async def _delete_rows(link: Link, settings: Settings, done: Maintained) -> None
         "logs": settings.history_retention,
         "effects": settings.history_retention,
         "dependencies": timedelta(0),  # as soon as the child has gone
+        "audit": settings.audit_retention,
     }
     if settings.archive_dir is None:  # else they wait for their partition, with which they are archived
         kinds["stranded"] = settings.history_retention

@@ -363,7 +363,7 @@ class Audit(Table, table=True):
     """Who did what to which thing."""
 
     __tablename__ = "audit"
-    __table_args__ = (Index("audit_acted", "acted_at"),)
+    __table_args__ = (Index("audit_acted", "acted_at"), Index("audit_target", "target", "id"))
 
     id: int | None = Field(default=None, sa_column=Column(BigInteger(), Identity(always=True), primary_key=True))
     acted_at: datetime = _instant(null=False)

@@ -273,6 +273,7 @@ CREATE TABLE taskrunner.audit (
     PRIMARY KEY (id)
 );
 CREATE INDEX audit_acted ON taskrunner.audit (acted_at);
+CREATE INDEX audit_target ON taskrunner.audit (target, id);
 CREATE TABLE taskrunner.task_stats (
     minute TIMESTAMP WITH TIME ZONE NOT NULL,
     runner_id UUID NOT NULL,

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from taskrunner.cli import (
     admin,
+    audit,
     bench,
     dead,
     doctor,
@@ -32,7 +33,7 @@ from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
 
 # As `--help` lists them: first steps, looking, steering, operating.
 ORDER = (
-    *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "tenants", "runners"),
+    *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "tenants", "runners", "audit"),
     *("doctor", "migrate", "maintain", "health", "config", "bench"),
 )
 
@@ -82,6 +83,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(dead.app, name="dead")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(queues.app, name="queues")
+app.add_typer(audit.app, name="audit")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(runners.app, name="runners")
 doctor.register(app)

@@ -64,23 +64,21 @@ def requeue(id_: TaskId, tenant: ByTenant = None, as_json: AsJson = False) -> No
 
     It is pending, with tries 0, and linked to the old one; its id is printed.
     """
-    from uuid_utils.compat import uuid7
-
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
-    from taskrunner.store import steering
 
     with session(tenant=tenant, of=id_) as opened:
-        fresh = opened.run(steering.requeue(id_, uuid7()))
+        fresh = opened.act(actions.requeue_dead(id_))
     tell({"id": fresh, "requeued_from": id_}, as_json, f"{id_} was requeued as {fresh}")
 
 
 @app.command(epilog="Example: taskrunner dead delete 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60 --yes")
 def delete(id_: TaskId, yes: Yes = False, tenant: ByTenant = None, as_json: AsJson = False) -> None:
     """Delete a dead letter for good."""
+    from taskrunner import actions
     from taskrunner.cli.session import confirm, session, tell
-    from taskrunner.store import steering
 
     confirm(f"Delete the dead letter {id_} for good?", yes=yes)
     with session(tenant=tenant, of=id_) as opened:
-        opened.run(steering.delete_dead(id_))
+        opened.act(actions.delete_dead(id_))
     tell({"id": id_, "outcome": "deleted"}, as_json, f"{id_} deleted")

@@ -31,23 +31,23 @@ def pause(name: Name, as_json: AsJson = False) -> None:
 
     What runs goes on. A queue may be paused before its first task.
     """
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
-    from taskrunner.store import steering
 
-    _check(name)
+    pausing = actions.pause_queue(name)
     with session() as opened:
-        opened.run(steering.pause_queue(name, paused=True))
+        opened.act(pausing)
     tell({"name": name, "paused": True}, as_json, f"queue {name} is paused")
 
 
 @app.command(epilog="Example: taskrunner queues resume mail")
 def resume(name: Name, as_json: AsJson = False) -> None:
     """Let runners take tasks from a queue again."""
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
-    from taskrunner.store import steering
 
     with session() as opened:
-        opened.run(steering.resume_queue(name))
+        opened.act(actions.resume_queue(name))
     tell({"name": name, "paused": False}, as_json, f"queue {name} is open")
 
 
@@ -61,12 +61,13 @@ def fair(
 
     Tasks may be added and run meanwhile. A tenant's own tasks keep their order: priority, then maturity.
     """
-    from taskrunner import fairness
-    from taskrunner.cli.session import session, talk, tell
+    from taskrunner import actions, fairness
+    from taskrunner.cli.session import actor, session, talk, tell
 
     fair = switch == "on"
+    first = actions.acting(actor(), actions.make_fair(name, fair_queue=fair)).make()
     with session() as opened:
-        settled = fairness.set_fair_by(opened.connection, name, fair=fair)
+        settled = fairness.set_fair_by(opened.connection, name, fair=fair, first=first)
     if not settled:
         talk(
             "transactions are open that began before: what they add comes when nothing else is due; "
@@ -83,21 +84,11 @@ def weight(
     as_json: AsJson = False,
 ) -> None:
     """Give a tenant more turns than others in a queue that is fair."""
-    from taskrunner import fairness
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
 
+    weighing = actions.weigh_tenant(name, tenant, count)
     with session() as opened:
-        fairness.set_weight_by(opened.connection, name, tenant, count)
+        opened.act(weighing)
     shown = f"tenant {tenant} has {count} of each round of queue {name}"
     tell({"name": name, "tenant": tenant, "weight": count}, as_json, shown)
-
-
-def _check(name: str) -> None:
-    """Raise `InvalidArgument` for what cannot be a queue's name: nothing would ever be taken from it."""
-    from taskrunner.errors import InvalidArgument, RegistrationError
-    from taskrunner.registry.checks import check_queue
-
-    try:
-        check_queue(name)
-    except RegistrationError as error:
-        raise InvalidArgument(str(error)) from None

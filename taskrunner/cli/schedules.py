@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
+    from taskrunner.actions import Action
     from taskrunner.reads import Schedule as View
-    from taskrunner.schedules import Call, Planner
+    from taskrunner.schedules import Planner
     from taskrunner.store.schedule import Schedule
     from taskrunner.wishes import Changes
 
@@ -118,11 +119,11 @@ def _next_of_all(found: list[Schedule], count: int, as_json: bool) -> None:
 @app.command(epilog="Example: taskrunner schedules pause DailyReport")
 def pause(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None:
     """Let a schedule make no tasks."""
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
-    from taskrunner.store import timetable
 
     with session(tenant=tenant) as opened:
-        opened.run(timetable.pause(name, tenant))
+        opened.act(actions.pause_schedule(_planner(), name, tenant))
     tell({"name": name, "paused": True}, as_json, f"schedule {name} is paused")
 
 
@@ -132,11 +133,11 @@ def resume(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> N
 
     It goes on with its first due time after now: what it would have made meanwhile is not made up for.
     """
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
-    from taskrunner.store import timetable
 
     with session(tenant=tenant) as opened:
-        due = opened.run(timetable.resume(name, tenant))
+        due = opened.act(actions.resume_schedule(_planner(), name, tenant)).next_tick_at
     words = "has ended" if due is None else f"goes on at {due:%Y-%m-%d %H:%M:%S} UTC"
     tell({"name": name, "paused": False, "next_tick_at": due}, as_json, f"schedule {name} {words}")
 
@@ -147,11 +148,12 @@ def run(name: Name, tenant: Tenant = "default", as_json: AsJson = False) -> None
 
     Its ticks stay as they are. The task's id is printed.
     """
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
 
-    work = _planner(discovered=True).run(name, tenant)
+    running = actions.run_schedule(_planner(discovered=True), name, tenant)
     with session(tenant=tenant) as opened:
-        added = opened.run(work.make())
+        added = opened.act(running)
     text = str(added.id) if added.created else f"{added.id} is live already and has the same key"
     tell({"id": added.id, "created": added.created}, as_json, text)
 
@@ -207,6 +209,7 @@ def add(
 
     It ticks while a scheduler runs that knows the task type.
     """
+    from taskrunner import actions
     from taskrunner.errors import InvalidArgument
 
     wishes = _wishes(
@@ -215,7 +218,7 @@ def add(
     )  # fmt: skip
     if "frequency" not in wishes:
         raise InvalidArgument('when? give --every 5m, --cron "0 3 * * *", or several of them')
-    made = _do(_planner(discovered=True).add(name, wishes, tenant, overwrite=replace))
+    made = _do(actions.add_schedule(_planner(discovered=True), name, wishes, tenant, overwrite=replace))
     _tell(
         made, as_json, f"schedule {name} ticks first at" if made.last_tick_at is None else f"schedule {name} goes on at"
     )
@@ -244,11 +247,13 @@ def change(
 
     An empty text takes a value away: --end "". Where rule and start stay, so do the coming ticks.
     """
+    from taskrunner import actions
+
     wishes = _wishes(
         what, payload, every, cron, task=type_, timezone=timezone, key=key, start_at=start, end_at=end,
         catch_up=catch_up, jitter=jitter, queue=queue, priority=priority,
     )  # fmt: skip
-    made = _do(_planner(discovered=True).change(name, wishes, tenant))
+    made = _do(actions.change_schedule(_planner(discovered=True), name, wishes, tenant))
     _tell(made, as_json, f"schedule {name} goes on at")
 
 
@@ -263,12 +268,12 @@ def remove(
 
     It must have been added at run time, or its code be gone. Tasks that it has made stay.
     """
+    from taskrunner import actions
     from taskrunner.cli.session import confirm, session, tell
-    from taskrunner.store import timetable
 
     confirm(f"Remove the schedule {name}?", yes=yes)
     with session(tenant=tenant) as opened:
-        opened.run(timetable.remove(name, tenant))
+        opened.act(actions.remove_schedule(_planner(), name, tenant))
     tell({"name": name, "outcome": "removed"}, as_json, f"schedule {name} removed")
 
 
@@ -282,11 +287,11 @@ def _planner(*, discovered: bool = False) -> Planner:
     return Planner(discover(settings.project, settings.tasks) if discovered else Registry())
 
 
-def _do(work: Call[View]) -> View:
+def _do(action: Action[View]) -> View:
     from taskrunner.cli.session import session
 
     with session() as opened:
-        return opened.run(work.make())
+        return opened.act(action)
 
 
 def _tell(made: View, as_json: bool, words: str) -> None:

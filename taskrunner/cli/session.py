@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from rich.console import RenderableType
 
+    from taskrunner.actions import Action
     from taskrunner.db import Work
     from taskrunner.settings import Settings
 
@@ -38,6 +39,26 @@ class Session:
         from taskrunner.tenancy import run_as
 
         return run_as(self.connection, work, self.tenant)
+
+    def act(self, action: Action[T]) -> T:
+        """Do what a person does, noted in the audit trail as done by whoever is at this terminal."""
+        from taskrunner.actions import acting
+
+        return self.run(acting(actor(), action).make())
+
+
+def actor() -> str:
+    """Return who is at this terminal, for the audit trail: `cli:ada@host`."""
+    import getpass
+    import socket
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        import os
+
+        name = str(os.getuid())
+    return f"cli:{name}@{socket.gethostname()}"
 
 
 @contextmanager

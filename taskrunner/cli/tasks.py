@@ -127,17 +127,17 @@ def cancel(
 
     A waiting one is cancelled at once; the runner of a running one is asked to stop it.
     """
+    from taskrunner import actions
     from taskrunner.cli import wholeflow
     from taskrunner.cli.bykey import meant
     from taskrunner.cli.session import session, tell
-    from taskrunner.store import steering
 
     with session(tenant=tenant, of=id_) as opened:
         id_ = meant(opened, id_, type_, key, tenant)
         if flow:
             wholeflow.cancel(opened, id_, as_json)
             return
-        outcome = opened.run(steering.cancel(id_))
+        outcome = opened.act(actions.cancel_task(id_))
     words = "cancelled" if outcome == "cancelled" else "its runner was asked to stop it"
     tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {words}")
 
@@ -149,17 +149,15 @@ def retry(id_: TaskId, flow: Flow = False, tenant: ByTenant = None, as_json: AsJ
     A pending task becomes due. A dead one is requeued under a new id, which is printed; with --flow all that is dead in
     its flow is, to run in its order.
     """
-    from uuid_utils.compat import uuid7
-
+    from taskrunner import actions
     from taskrunner.cli import wholeflow
     from taskrunner.cli.session import session, tell
-    from taskrunner.store import steering
 
     with session(tenant=tenant, of=id_) as opened:
         if flow:
             wholeflow.retry(opened, id_, as_json)
             return
-        live = opened.run(steering.retry_now(id_, uuid7()))
+        live = opened.act(actions.retry_task(id_))
     words = "is due now" if live == id_ else f"was requeued as {live}"
     tell({"id": live, "requeued_from": None if live == id_ else id_}, as_json, f"{id_} {words}")
 
@@ -171,16 +169,16 @@ def reschedule(
     """Give a pending task a new maturity."""
     from datetime import timedelta
 
+    from taskrunner import actions
     from taskrunner.cli.options import duration, instant
     from taskrunner.cli.session import session, tell
     from taskrunner.errors import InvalidArgument
-    from taskrunner.store import steering
 
     if (delay is None) == (at is None):
         raise InvalidArgument("give one of --delay and --at")
     due_at, wait = instant(at, "--at"), duration(delay, "--delay") or timedelta(0)
     with session(tenant=tenant, of=id_) as opened:
-        due = opened.run(steering.reschedule(id_, at=due_at, delay=wait))
+        due = opened.act(actions.reschedule_task(id_, at=due_at, delay=wait))
     seconds = max(0.0, round(due.due_in, 3))
     tell({"id": id_, "due_in_seconds": seconds}, as_json, f"{id_} is due in {seconds:g} s")
 
@@ -193,11 +191,11 @@ def delete(
 
     It ends as cancelled. Dead letters are deleted by `taskrunner dead delete`.
     """
+    from taskrunner import actions
     from taskrunner.cli.bykey import meant
     from taskrunner.cli.session import session, tell
-    from taskrunner.store import steering
 
     with session(tenant=tenant, of=id_) as opened:
         id_ = meant(opened, id_, type_, key, tenant)
-        outcome = opened.run(steering.cancel(id_, running=False))
+        outcome = opened.act(actions.delete_task(id_))
     tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {outcome}")

@@ -34,20 +34,20 @@ def map_(
 
     For logins that write their own SQL. The roles are made by `taskrunner migrate --roles`, the login by you.
     """
-    from taskrunner import roles
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
 
     with session() as opened:
-        opened.run(roles.map_login(login, tenant))
+        opened.act(actions.map_tenant(login, tenant))
     tell({"login": login, "tenant": tenant}, as_json, f"{login} sees the tenant {tenant}")
 
 
 @app.command(epilog="Example: taskrunner tenants unmap acme_reports")
 def unmap(login: Login, as_json: AsJson = False) -> None:
     """Take a login its tenant: it sees nothing from now on."""
-    from taskrunner import roles
+    from taskrunner import actions
     from taskrunner.cli.session import session, tell
 
     with session() as opened:
-        tenant = opened.run(roles.unmap_login(login))
+        tenant = opened.act(actions.unmap_tenant(login))
     tell({"login": login, "tenant": tenant}, as_json, f"{login} sees nothing any more")

@@ -16,10 +16,10 @@ Flow = Annotated[bool, typer.Option("--flow", help="All that is connected with i
 
 def cancel(opened: Session, id_: UUID, as_json: bool) -> None:
     """Cancel what has not ended, and say what became of it."""
+    from taskrunner import actions
     from taskrunner.cli.session import tell
-    from taskrunner.store import flow
 
-    outcomes = opened.run(flow.cancel_flow(id_))
+    outcomes = opened.act(actions.cancel_flow(id_))
     asked = sum(outcome == "requested" for outcome in outcomes.values())
     words = f"cancelled {len(outcomes) - asked}" + (f", asked the runners of {asked} to stop them" if asked else "")
     tell({"outcomes": outcomes}, as_json, words)
@@ -27,10 +27,10 @@ def cancel(opened: Session, id_: UUID, as_json: bool) -> None:
 
 def retry(opened: Session, id_: UUID, as_json: bool) -> None:
     """Requeue what is dead, and say as what."""
+    from taskrunner import actions
     from taskrunner.cli.session import tell
-    from taskrunner.store import flow
 
-    fresh = opened.run(flow.retry_flow(id_))
+    fresh = opened.act(actions.retry_flow(id_))
     tell({"requeued": fresh}, as_json, "\n".join(f"{old} was requeued as {new}" for old, new in fresh.items()))
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from taskrunner.console.findings import show_findings
     from taskrunner.console.follow import follow_task, task_line
     from taskrunner.console.lists import (
+        show_audit,
         show_dead,
         show_instants,
         show_logins,
@@ -36,6 +37,7 @@ __all__ = [
     "cell",
     "follow_task",
     "screen",
+    "show_audit",
     "show_dead",
     "show_findings",
     "show_flow",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from taskrunner.console.terminal import Name, cell, table
 from taskrunner.console.words import figure, since, span, until
-from taskrunner.reads import DeadView, Queue, Runner, Schedule, TaskView
+from taskrunner.reads import AuditEntry, DeadView, Queue, Runner, Schedule, TaskView
 from taskrunner.settings import Setting
 
 STYLES = {"pending": "cyan", "running": "blue", "succeeded": "green", "dead": "bold red", "blocked": "yellow"}
@@ -45,6 +45,17 @@ def show_dead(letters: Sequence[DeadView], now: datetime) -> RenderableType:
         if letter.requeued_as is not None:
             error = f"requeued as {letter.requeued_as}"
         made.add_row(str(letter.id), Name(letter.type), str(letter.tries), since(letter.finished_at, now), cell(error))
+    return made
+
+
+def show_audit(entries: Sequence[AuditEntry], now: datetime) -> RenderableType:
+    """Return what people did as a table."""
+    if not entries:
+        return Text("nobody did anything")
+    made = table("when", "who", "did", "to what", right=("when",), whole=("when", "did"), gap=1)
+    for one in entries:
+        what = " ".join([one.target, *(f"{name}={value}" for name, value in one.details.items())])
+        made.add_row(since(one.acted_at, now), Name(one.actor), cell(one.action), cell(what))
     return made
 
 

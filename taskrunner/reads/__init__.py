@@ -7,6 +7,7 @@ each with its own pump. Nothing here changes a row, and nothing counts a big tab
 
 from __future__ import annotations
 
+from taskrunner.reads.audit import AuditEntry, AuditFilter, AuditPage, audit_of, audit_trail
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
@@ -35,6 +36,9 @@ from taskrunner.reads.views import (
 
 __all__ = [
     "ROOM",
+    "AuditEntry",
+    "AuditFilter",
+    "AuditPage",
     "Counts",
     "DeadView",
     "FlowTask",
@@ -50,6 +54,8 @@ __all__ = [
     "TaskFilter",
     "TaskView",
     "TypeCounts",
+    "audit_of",
+    "audit_trail",
     "dead_letter_by_id",
     "dead_letters",
     "detail",

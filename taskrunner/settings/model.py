@@ -180,6 +180,12 @@ class Settings(BaseModel):
         le=timedelta(days=3650),
         description="Time that the figures per minute are kept.",
     )
+    audit_retention: Duration = Field(
+        timedelta(days=365),
+        ge=timedelta(days=1),
+        le=timedelta(days=36_500),
+        description="Time that it is kept who did what to tasks, queues and schedules.",
+    )
     idempotency_retention: Duration = Field(
         timedelta(days=7),
         ge=timedelta(seconds=1),

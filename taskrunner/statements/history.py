@@ -104,6 +104,14 @@ DELETE FROM taskrunner.task_log l
 RETURNING 1
 """
 
+# By audit_acted.
+DROP_AUDIT = """
+DELETE FROM taskrunner.audit a
+ WHERE a.id = ANY(ARRAY(SELECT o.id FROM taskrunner.audit o
+        WHERE o.acted_at < taskrunner.clock() - %(retention)s::interval LIMIT %(room)s FOR UPDATE SKIP LOCKED))
+RETURNING 1
+"""
+
 DROP_EFFECTS = """
 DELETE FROM taskrunner.effect e
  WHERE e.ctid = ANY(ARRAY(SELECT o.ctid FROM taskrunner.effect o

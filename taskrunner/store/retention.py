@@ -15,7 +15,7 @@ from taskrunner.keeping import Rule, described
 from taskrunner.statements import history as sql
 from taskrunner.store.history import SCHEMA, Partition, limit_waits
 
-Kind = Literal["stranded", "requeued", "keys", "stats", "logs", "effects", "dependencies"]
+Kind = Literal["stranded", "requeued", "keys", "stats", "logs", "effects", "dependencies", "audit"]
 _DROPS: dict[Kind, str] = {
     "stranded": sql.DROP_STRANDED,
     "requeued": sql.DROP_REQUEUED,
@@ -24,6 +24,7 @@ _DROPS: dict[Kind, str] = {
     "logs": sql.DROP_LOGS,
     "effects": sql.DROP_EFFECTS,
     "dependencies": sql.DROP_DEPENDENCIES,
+    "audit": sql.DROP_AUDIT,
 }
 
 _SWEPT = "swept: "
