@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "partitions_ahead",
         "archive_dir",
         "stats_retention",
+        "audit_retention",
         "idempotency_retention",
     ),
     "API": ("api_host", "api_port", "api_token"),
