@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -265,6 +265,13 @@ class Crew:
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep the latest word of a task on its progress, for the next write."""
         self.progress[attempt.claim.id, attempt.claim.claim_no] = text
+
+    def shown(self, marks: Mapping[tuple[UUID, int], str], written: Collection[UUID]) -> None:
+        """Forget what was written; what was not, since somebody held the row, is for the next write."""
+        running = {(attempt.claim.id, attempt.claim.claim_no) for attempt in self.active}
+        for claim, text in marks.items():
+            if self.progress.get(claim) == text and (claim[0] in written or claim not in running):
+                del self.progress[claim]
 
     def last_words(self) -> dict[tuple[UUID, int], str]:
         """Take what tasks that have ended said last: to be written before their ends are."""

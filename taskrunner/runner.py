@@ -346,8 +346,7 @@ class Runner:
                 marks = dict(self._crew.progress)
                 self._crew.shed(_WAIT)
                 if marks:
-                    self._crew.progress.clear()
-                    await self._aside.run(store.progress(self.id, marks))
+                    self._crew.shown(marks, await self._aside.run(store.progress(self.id, marks)))
                 if any(attempt.age > 1.0 for attempt in self._crew.active):
                     for id_ in await self._aside.run(store.cancel_requests(self.id)):
                         self._crew.cancel(id_)

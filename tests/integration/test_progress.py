@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import math
@@ -20,13 +21,14 @@ from rich.console import Console
 from taskrunner import TaskStatus, register_task
 from taskrunner.console import follow_task, show_task, task_line
 from taskrunner.console.follow import progress_words
+from taskrunner.crew import Crew
 from taskrunner.errors import DatabaseUnreachable, InvalidArgument
 from taskrunner.progress import checked
 from taskrunner.reads import TaskView
 from taskrunner.store import task as store
 from taskrunner.store.task import Ending
 from taskrunner.task import Task
-from tests.engine import Engine
+from tests.engine import WAIT, Engine, holding
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +75,41 @@ async def test_a_run_that_reports_nonsense_fails_saying_so(engine: Engine) -> No
             (view,) = await running.ended(door.add(Wrong()).id)
     assert view.state == "dead"
     assert "done=11 is more than total=10" in view.errors[-1]["message"]
+
+
+async def test_what_was_said_once_while_somebody_held_the_row_is_shown_later(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing progress waits for nobody, so it may find the row locked; the task says nothing more meanwhile."""
+    held, tried, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    shown = Crew.shown
+
+    def told(crew: Crew, marks: Any, written: Any) -> None:
+        shown(crew, marks, written)
+        tried.set()
+
+    monkeypatch.setattr(Crew, "shown", told)
+
+    @register_task("Import")
+    class Import(Task):
+        async def run(self) -> None:
+            await held.wait()
+            self.context.progress(2, 3)
+            await go.wait()
+
+    with engine.door() as door:
+        async with engine.running() as running:
+            id_ = door.add(Import()).id
+            await running.started(id_)
+            with holding(engine.url, "SELECT FROM taskrunner.task WHERE id = %s FOR UPDATE", id_):
+                held.set()
+                await asyncio.wait_for(tried.wait(), WAIT)
+            assert engine.view(id_).progress is None
+            tried.clear()
+            await asyncio.wait_for(tried.wait(), WAIT)
+            assert engine.view(id_).progress == {"done": 2, "total": 3, "message": None}
+            go.set()
+            await running.ended(id_)
 
 
 @pytest.mark.parametrize("end", ["succeeded", "ignored", "dead"])
