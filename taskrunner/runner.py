@@ -346,7 +346,8 @@ class Runner:
                 marks = dict(self._crew.progress)
                 self._crew.shed(_WAIT)
                 if marks:
-                    self._crew.shown(marks, await self._aside.run(store.progress(self.id, marks)))
+                    written = await self._aside.run(store.progress(self.id, marks))
+                    self._crew.shown(marks, written)
                 if any(attempt.age > 1.0 for attempt in self._crew.active):
                     for id_ in await self._aside.run(store.cancel_requests(self.id)):
                         self._crew.cancel(id_)
