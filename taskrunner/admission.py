@@ -92,8 +92,8 @@ class Many(Admission):
     patience: float = 0
 
     def first(self) -> Work[Stored]:
-        """Return the plain insert, if no id and no key can be there already."""
-        if self.batch.fresh and not self.batch.keys:
+        """Return the plain insert, if no id and no key can be there already, and the tasks are of the plain kind."""
+        if self.batch.fresh and not self.batch.keys and not self.batch.metas:
             return insert_all(self.batch)
         return _patiently(self.patience, _looking(self.registry, self.batch.rows(), fresh=self.batch.fresh))
 

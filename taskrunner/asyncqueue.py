@@ -169,11 +169,11 @@ class AsyncTaskQueue(Door):
         await self._herald.tell(stored.due, began)
         return stored.answers
 
-    async def get(self, id_: UUID | str) -> TaskView:
+    async def get(self, id_: UUID | str, *, whole: bool = False) -> TaskView:
         """Return the task as it is now: see `TaskQueue.get`."""
         id_ = as_id(id_)
-        view = await self._run(lambda: reads.task_by_id(id_))
-        return found(self._seen(view or await self._run(lambda: reads.successor_by_id(id_))), id_)
+        view = await self._run(lambda: reads.task_by_id(id_, whole=whole))
+        return found(self._seen(view or await self._run(lambda: reads.successor_by_id(id_, whole=whole))), id_)
 
     async def cancel(self, id_: UUID | str) -> str:
         """Cancel a task: see `TaskQueue.cancel`."""

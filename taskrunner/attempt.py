@@ -21,10 +21,14 @@ from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.executors import BrokeOff, Call, CallEnd, Handle, Refused, Returned, Stopped
 from taskrunner.outcome import Bury, Finish, Outcome, Release, Retry, Transition, decide, needs_answer
 from taskrunner.payload import load_payload
+from taskrunner.redaction import MARKS, marks_of, texts_at, unmarked
 from taskrunner.registry import Registry, TaskType
-from taskrunner.runcontext import RunContext, log_fields
+from taskrunner.runcontext import RunContext
+from taskrunner.secretfields import may_hold, secrets_in
 from taskrunner.store.task import Claimed
 from taskrunner.task import RunInfo, Task, ask_next_try, bind
+from taskrunner.tasklog import TaskLog
+from taskrunner.veil import NONE, Veil
 
 log = logging.getLogger("taskrunner.task")
 
@@ -44,6 +48,8 @@ class Host(Protocol):
 
     registry: Registry
     effects: Effects
+    lines: TaskLog
+    keep_level: int
     loop: asyncio.AbstractEventLoop
 
     def execute(self, call: Call, done: Callable[[CallEnd], None]) -> Handle:
@@ -83,6 +89,7 @@ class Attempt:
         "stop_reason",
         "taken_at",
         "timeout",
+        "veil",
         "weight",
     )
 
@@ -97,6 +104,7 @@ class Attempt:
         self.stop_reason: Stop | None = None
         self.timeout: timedelta | None = None
         self.effects: RunEffects | None = None  # of a run that asks for them
+        self.veil = NONE  # over the task's secrets, if it has any
         self._task: Task | None = None
         self._handle: Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -110,11 +118,11 @@ class Attempt:
         try:
             kind, task = self._load()
         except (PayloadInvalid, UnknownType) as error:
-            self.host.ended(self, decide(outcome.Unfit(str(error))))
+            self._unfit(str(error))
             return
         except Exception as error:  # a validator of the user's may raise anything
             reason = f"the stored payload does not fit: {type(error).__name__}: {error}"
-            self.host.ended(self, decide(outcome.Unfit(reason)))
+            self._unfit(reason)
             return
         self._bind(kind, task)
         events.emit(events.Started, self.claim.id, self.claim.claim_no)
@@ -124,8 +132,17 @@ class Attempt:
             self._handle = handle
 
     def _load(self) -> tuple[TaskType, Task]:
-        kind = self.host.registry.get(self.claim.type)
-        return kind, load_payload(kind.cls, self.claim.payload)
+        claim = self.claim
+        if claim.meta is not None and MARKS in claim.meta:
+            self.veil = Veil(texts_at(json.loads(claim.payload), marks_of(json.loads(claim.meta))))
+        kind = self.host.registry.get(claim.type)
+        task = load_payload(kind.cls, claim.payload)
+        if may_hold(kind.cls):  # also where nobody has noted it: of a row that some other hand has written
+            self.veil = Veil(secrets_in(task))
+        return kind, task
+
+    def _unfit(self, reason: str) -> None:
+        self.host.ended(self, self.veil.over(decide(outcome.Unfit(reason))))
 
     def _bind(self, kind: TaskType, task: Task) -> None:
         claim = self.claim
@@ -148,7 +165,7 @@ class Attempt:
 
     def _call(self, kind: TaskType, task: Task) -> Call:
         if kind.executor != "process":
-            return Call(task, kind.executor, self.claim.type, begin=self._begin)
+            return Call(task, kind.executor, self.claim.type, begin=self._begin, scope=self)
         return Call(
             task=task,
             executor="process",
@@ -158,6 +175,7 @@ class Attempt:
             payload=self.claim.payload,
             info=self._info(),
             begin=self._begin_in_child,
+            scope=self,
         )
 
     def _begin(self) -> Mapping[str, object]:
@@ -185,7 +203,7 @@ class Attempt:
                 transition = None
             else:
                 answer = ask_next_try(self._task) if needs_answer(came_to) and self._task is not None else None
-                transition = decide(came_to, answer)
+                transition = self.veil.over(decide(came_to, answer))
         except Exception:
             log.exception("%s %s could not be carried out: released", self.claim.type, self.claim.id)
         finally:
@@ -201,7 +219,7 @@ class Attempt:
         """Decide on a run that succeeded and whose session the database refused to commit."""
         came_to = self._heed_stop(outcome.Failed(error))
         answer = ask_next_try(task) if needs_answer(came_to) and task is not None else None
-        return decide(came_to, answer)
+        return self.veil.over(decide(came_to, answer))
 
     def _classify(self, end: CallEnd) -> Outcome:
         match end:
@@ -238,9 +256,37 @@ class Attempt:
             "tenant": claim.tenant,
             "errors": tuple(json.loads(claim.errors)) if claim.errors else (),
             "claim_no": claim.claim_no,
-            "meta": json.loads(claim.meta) if claim.meta else {},
+            "meta": unmarked(json.loads(claim.meta)) if claim.meta else {},
             "type": claim.type,
         }
+
+    # ── its log lines ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def keep_level(self) -> int:
+        """The least severe records that are kept."""
+        return self.host.keep_level
+
+    def log_fields(self) -> dict[str, object]:
+        """What each line about the run carries."""
+        claim = self.claim
+        runner = str(self.host.effects.runner_id())
+        return {
+            "task_id": str(claim.id),
+            "task_type": claim.type,
+            "task_try": claim.tries + 1,
+            "queue": claim.queue,
+            "tenant": claim.tenant,
+            "runner": runner,
+        }
+
+    def keep(self, record: logging.LogRecord) -> None:
+        """Keep a line that the task has written."""
+        self.host.lines.add(self, record)
+
+    def veiled(self, text: str) -> str:
+        """Return the text without the task's secrets."""
+        return self.veil.text(text) if self.veil else text
 
     # ── what others do to it ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -303,11 +349,11 @@ class Attempt:
         return 0.0 if self.started is None else (self.ended or time.monotonic()) - self.started
 
 
-def tell(claim: Claimed, transition: Transition, seconds: float) -> None:
+def tell(attempt: Attempt, transition: Transition) -> None:
     """Write to the log what became of a claim: each failure is news, the rest is for debugging."""
     if isinstance(transition, Finish) and not log.isEnabledFor(logging.DEBUG):
         return
-    extra = log_fields(claim)
+    claim, extra = attempt.claim, attempt.log_fields()
     match transition:
         case Retry(delay, error):
             log.warning("failed, the next try is in %.1f s: %s", delay.total_seconds(), error["message"], extra=extra)
@@ -315,6 +361,6 @@ def tell(claim: Claimed, transition: Transition, seconds: float) -> None:
             reason = "; ".join(error["message"] for error in errors)
             log.error("dead: %s (`taskrunner dead show %s` has its errors)", reason, claim.id, extra=extra)
         case Finish(state):
-            log.debug("%s after %.3f s", state, seconds, extra=extra)
+            log.debug("%s after %.3f s", state, attempt.run_seconds, extra=extra)
         case _:
             log.debug("back to pending: %s", type(transition).__name__, extra=extra)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from taskrunner import access, logs
+from taskrunner import access, logs, redaction
 from taskrunner.control import Line
 from taskrunner.db import use_schema
 from taskrunner.errors import TaskrunnerError
@@ -67,7 +67,8 @@ async def _talk(kind: str, end: socket.socket) -> int:
     hello = await anext(messages)
     settings = Settings(**hello["settings"])
     use_schema(hello["schema"])
-    logs.configure(settings.log_level, settings.log_format)
+    redaction.use(settings.redact)
+    logs.configure(settings.log_level, settings.log_format, keep=settings.task_log if kind == "runner" else None)
     try:
         registry = discover(settings.project, settings.tasks)
         settle_memory()

@@ -27,8 +27,10 @@ from taskrunner.outcome import Finish, Release, Transition
 from taskrunner.pace import Pace
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry
+from taskrunner.runlog import level_number
 from taskrunner.settings import Settings
 from taskrunner.store.task import Claimed
+from taskrunner.tasklog import TaskLog
 
 log = logging.getLogger("taskrunner.runner")
 
@@ -62,6 +64,7 @@ class Crew:
         self.outbox = Outbox(self._settled, self.last_words)
         self.active: set[Attempt] = set()
         self.progress: dict[tuple[UUID, int], str] = {}
+        self.lines, self.keep_level = TaskLog(settings.task_log_lines), level_number(settings.task_log)
         self.rests_until = 0.0
         self._held: dict[int, Attempt] = {}  # by the integer of the id: UUIDs hash in Python
         self._ready: deque[Attempt] = deque()
@@ -218,7 +221,7 @@ class Crew:
             self._pace.ended()
         events.emit(events.Ended, claim.id, claim.claim_no, type(transition).__name__)
         if transition is not None:
-            tell(claim, transition, attempt.run_seconds)
+            tell(attempt, transition)
         if transition is None or stored:
             self._settled(attempt)
         else:
@@ -264,7 +267,7 @@ class Crew:
 
     def show_progress(self, attempt: Attempt, text: str) -> None:
         """Keep the latest word of a task on its progress, for the next write."""
-        self.progress[attempt.claim.id, attempt.claim.claim_no] = text
+        self.progress[attempt.claim.id, attempt.claim.claim_no] = attempt.veil.json(text)
 
     def shown(self, marks: Mapping[tuple[UUID, int], str], written: Collection[UUID]) -> None:
         """Forget what was written; what was not, since somebody held the row, is for the next write."""

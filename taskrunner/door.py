@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.errors import LockNotAvailable
 
-from taskrunner import db
+from taskrunner import db, redaction
 from taskrunner.access import database
 from taskrunner.admission import Many, One, Whole
 from taskrunner.durations import as_delay
@@ -44,6 +44,7 @@ class Door:
     ) -> None:
         settings = settings or load()
         self._settings = settings
+        redaction.use(settings.redact)
         self._bound = check_tenant(tenant)
         self._tenant = tenant or "default"
         self._registry = registry or declared

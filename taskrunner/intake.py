@@ -12,7 +12,8 @@ from taskrunner.durations import as_delay
 from taskrunner.errors import InvalidArgument, NotFound
 from taskrunner.flow import check_mode
 from taskrunner.jsonvalue import check_text, dump_json
-from taskrunner.payload import dump
+from taskrunner.payload import dump_marked
+from taskrunner.redaction import MARKS, marked
 from taskrunner.registry import Registry, TaskType, unique_key
 from taskrunner.store.enqueue import Enqueued, NewTask
 from taskrunner.store.flow import After
@@ -45,10 +46,11 @@ def compose(registry: Registry, task: Task, options: Options, tenant: str) -> Ne
     Raises: `UnknownType`, `PayloadInvalid` with the field's path, `InvalidArgument` naming the argument.
     """
     kind = registry.of(task)
+    payload, secrets = dump_marked(task)
     row = NewTask(
         _NO_ID,
         kind.name,
-        dump(task),
+        payload,
         kind.queue,
         tenant,
         kind.priority,
@@ -57,6 +59,8 @@ def compose(registry: Registry, task: Task, options: Options, tenant: str) -> Ne
         reserved_for=kind.unique_for,
     )
     _apply(options, row)
+    if secrets:
+        row.meta = dump_json(marked(options.meta, secrets), "meta")
     row.id, row.fresh = dispatch(task, row.tenant)  # last: what is refused has not been sent
     return row
 
@@ -92,7 +96,10 @@ def compose_many(registry: Registry, tasks: Iterable[Task], spacing: timedelta, 
         if cls not in kinds:
             kinds[cls] = _enter(batch, registry.of(task), number)
         place, kind = kinds[cls]
-        payloads.append(dump(task))
+        payload, secrets = dump_marked(task)
+        payloads.append(payload)
+        if secrets:
+            batch.metas[number] = dump_json(marked({}, secrets))
         places.append(place)
         if kind.unique and (key := unique_key(kind, task)) is not None:
             batch.keys[number] = key
@@ -218,6 +225,8 @@ def _storable(name: str, value: str) -> str:
 def _meta(meta: Mapping[str, Any]) -> str:
     if not isinstance(meta, Mapping):
         raise InvalidArgument(f"meta must be a mapping, not {_shown(meta)}")
+    if MARKS in meta:
+        raise InvalidArgument(f"meta cannot have the key {MARKS!r}: there taskrunner notes which fields are secret")
     return dump_json(dict(meta), "meta")
 
 

@@ -23,6 +23,7 @@ EXACT_INTEGER = 2**63  # far below any limit
 PLAIN: Final = 0  # flags of a survey: nothing to be done
 BIG: Final = 1  # has floats that must be written as integers
 FOREIGN: Final = 2  # has values that JSON has no type for
+SECRET: Final = 4  # has values that are covered when they are shown
 
 Other: TypeAlias = Callable[[object, int], int]
 

@@ -17,6 +17,9 @@ import structlog
 from structlog.typing import Processor
 
 from taskrunner.errors import DatabaseUnreachable
+from taskrunner.redaction import MASK, by_name, secret_name
+from taskrunner.runlog import LineKeeper, TaskFields, level_number, tell_thread_failures
+from taskrunner.scope import current
 
 _ISO = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
 
@@ -26,10 +29,11 @@ _CHATTY = ("alembic", "apscheduler", "asyncio", "httpx", "uvicorn.error")
 _QUIET = 10.0  # seconds between two words on one outage
 
 
-def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None:
+def configure(level: str, format_: str, *, stream: TextIO | None = None, keep: str | None = None) -> None:
     """Send everything of `level` or worse to `stream` (stderr); `format_` is text, json or auto (text on a terminal).
 
-    Repeating it replaces the earlier handler.
+    With `keep`, running tasks get their own lines of that level or worse, whatever is written. Repeating it replaces
+    the earlier handlers.
     """
     target = stream or sys.stderr
     terminal = target.isatty()
@@ -37,18 +41,29 @@ def configure(level: str, format_: str, *, stream: TextIO | None = None) -> None
     handler = logging.StreamHandler(target)
     handler.setFormatter(_formatter(_text(terminal) if as_text else _json(), short=as_text and terminal))
     handler.addFilter(_Outages())
+    handler.addFilter(TaskFields())
+    written, kept = level_number(level), level_number(keep or "off")
+    handler.setLevel(written)
     root = logging.getLogger()
-    for old in [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]:
+    for old in [one for one in root.handlers if isinstance(one, LineKeeper) or _is_ours(one)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    if keep is not None:
+        root.addHandler(LineKeeper())
+    root.setLevel(min(written, kept))
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(
-            max(root.level, logging.WARNING) if root.level > logging.DEBUG else logging.DEBUG
-        )
-    if root.level > logging.DEBUG:
+        logging.getLogger(name).setLevel(max(written, logging.WARNING) if written > logging.DEBUG else logging.DEBUG)
+    if kept < written:
+        logging.getLogger("taskrunner").setLevel(written)  # what it says of itself in detail is no task's
+        logging.getLogger("taskrunner.task").setLevel(kept)
+    if written > logging.DEBUG:
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # each attempt of a pool, which its owner tells too
     logging.captureWarnings(capture=True)
+    tell_thread_failures()
+
+
+def _is_ours(handler: logging.Handler) -> bool:
+    return isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter)
 
 
 class _Outages(logging.Filter):
@@ -85,6 +100,7 @@ def _formatter(finish: list[Processor], *, short: bool) -> structlog.stdlib.Proc
 def _json() -> list[Processor]:
     return [
         structlog.processors.format_exc_info,
+        _veiled,
         structlog.processors.EventRenamer("message"),
         structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
     ]
@@ -97,9 +113,9 @@ def _text(terminal: bool) -> list[Processor]:
         timestamp_key="time",
         pad_event_to=0,
         pad_level=False,
-        exception_formatter=structlog.dev.plain_traceback,
     )
-    return [_task_first, *([_short] if terminal else []), _one_line, renderer]
+    short = [_short] if terminal else []
+    return [structlog.processors.format_exc_info, _veiled, _task_first, *short, _one_line, renderer]
 
 
 def _task_first(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -112,9 +128,23 @@ def _task_first(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mu
 
 def _short(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Leave out, at a terminal, what a person who started it all there knows or need not know."""
-    event.pop("pid", None)
+    for field in ("pid", "queue", "tenant", "runner"):
+        event.pop(field, None)
     if str(event.get("logger", "")).startswith("taskrunner."):
         del event["logger"]
+    return event
+
+
+def _veiled(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Cover what nobody is to read: the secrets of the task that runs, and what is named like one."""
+    scope = current.get()
+    for name, value in event.items():
+        if secret_name(name):
+            event[name] = MASK
+        elif isinstance(value, dict | list | tuple):
+            event[name] = by_name(value)
+        if scope is not None and isinstance(event[name], str):
+            event[name] = scope.veiled(event[name])
     return event
 
 

@@ -19,6 +19,7 @@ from taskrunner.jsonvalue import (
     EXACT_FLOAT,
     EXACT_INTEGER,
     FOREIGN,
+    SECRET,
     RefusedError,
     check_json,
     dump_json,
@@ -29,8 +30,18 @@ from taskrunner.jsonvalue import (
     scan,
     storable,
 )
+from taskrunner.secretfields import Path, clear, is_secret, reveal
 
-__all__ = ["check_json", "clean_text", "dump", "dump_json", "error_entry", "load_payload", "parse_payload"]
+__all__ = [
+    "check_json",
+    "clean_text",
+    "dump",
+    "dump_json",
+    "dump_marked",
+    "error_entry",
+    "load_payload",
+    "parse_payload",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -42,16 +53,22 @@ def dump(task: BaseModel) -> str:
     """Return the fields as JSON text that gives back an equal task, also after a stay in jsonb.
 
     Raises PayloadInvalid with the field's path: NaN, infinity, NUL, lone surrogates, depth over 100, more than 64 MB,
-    values that no longer fit their field, and those that JSON would change (a SecretStr, a datetime in an `Any`).
+    values that no longer fit their field, and those that JSON would change (a datetime or a SecretStr in an `Any`).
     """
+    return dump_marked(task)[0]
+
+
+def dump_marked(task: BaseModel) -> tuple[str, Collection[Path]]:
+    """Return the same text, with what secrets hold in it, and the paths to them; raises what `dump` raises."""
     cls = type(task)
     if _is_plain(task, cls):
-        return limited(cls.__pydantic_serializer__.to_json(task, by_alias=False, round_trip=True), cls.__name__)
-    big, foreign = _survey(task, cls)
-    text = _written(task, cls, big)
+        return limited(cls.__pydantic_serializer__.to_json(task, by_alias=False, round_trip=True), cls.__name__), ()
+    flags, foreign = _survey(task, cls)
+    secret: set[Path] = set()
+    text = _written(task, cls, flags, secret)
     if foreign:
         _check_return(task, text, foreign)
-    return limited(text, cls.__name__)
+    return limited(text, cls.__name__), sorted(secret)
 
 
 def load_payload(cls: type[Model], text: str | bytes) -> Model:
@@ -104,26 +121,26 @@ def _is_plain(task: BaseModel, cls: type[BaseModel]) -> bool:
 
 
 def _survey(task: BaseModel, cls: type[BaseModel]) -> tuple[int, list[str]]:
-    """Return whether there are big floats, and the names of the fields whose return must be checked."""
+    """Return whether there are big floats and secrets, and the names of the fields whose return must be checked."""
     decorators = cls.__pydantic_decorators__
     flags = FOREIGN if decorators.field_serializers or decorators.model_serializers else 0
-    values, big, foreign = task.__dict__, 0, []
+    values, special, foreign = task.__dict__, 0, []
     name = ""
     try:
         for name in cls.__pydantic_fields__:
             found = flags | scan(values[name], 0, _foreign)
             if found:
-                big |= found & BIG
+                special |= found & (BIG | SECRET)
                 if found & FOREIGN:
                     foreign.append(name)
         if task.__pydantic_extra__:
             name = "extra"
-            big |= scan(task.__pydantic_extra__, 0, _foreign) & BIG
+            special |= scan(task.__pydantic_extra__, 0, _foreign) & (BIG | SECRET)
     except RefusedError as refused:
         raise refused.to_error(f"{cls.__name__}.{name}") from None
     except KeyError:
         raise PayloadInvalid(f"{cls.__name__}.{name}: the field has no value") from None
-    return big, foreign
+    return special, foreign
 
 
 def _foreign(value: object, depth: int) -> int:
@@ -131,6 +148,8 @@ def _foreign(value: object, depth: int) -> int:
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise RefusedError(f"Decimal {value} is no JSON number")
+    elif is_secret(value):
+        return FOREIGN | SECRET | scan(clear(value), depth, _foreign)
     elif isinstance(value, BaseModel):
         return FOREIGN | scan({**value.__dict__, **(value.__pydantic_extra__ or {})}, depth, _foreign)
     elif is_dataclass(value):
@@ -145,11 +164,13 @@ def _foreign(value: object, depth: int) -> int:
     return FOREIGN
 
 
-def _written(task: BaseModel, cls: type[BaseModel], big: int) -> bytes:
+def _written(task: BaseModel, cls: type[BaseModel], flags: int, secret: set[Path]) -> bytes:
     serializer = cls.__pydantic_serializer__
     try:
-        if big:
+        if flags:
             tree = serializer.to_python(task, mode="json", by_alias=False, round_trip=True, warnings="error")
+            if flags & SECRET:
+                tree = reveal(task, tree, secret)
             return to_json(exact(tree))
         return serializer.to_json(task, by_alias=False, round_trip=True, warnings="error")
     except Exception as error:  # a field's own serializer may raise anything
@@ -199,7 +220,7 @@ def _check_return(task: BaseModel, text: bytes, names: list[str]) -> None:
         if not _same(value, again.__dict__[name]):
             raise PayloadInvalid(
                 f"{cls.__name__}.{name}: this {type(value).__name__} does not come back from JSON as it was: "
-                "give the field a type that pydantic restores exactly (not Any, not SecretStr)"
+                "give the field a type that pydantic restores exactly (not Any)"
             )
 
 

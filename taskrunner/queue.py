@@ -187,11 +187,14 @@ class TaskQueue(Door):
         self._herald.tell(stored.due, began)
         return stored.answers
 
-    def get(self, id_: UUID | str) -> TaskView:
-        """Return the task as it is now, live or ended. Raises: `NotFound`."""
+    def get(self, id_: UUID | str, *, whole: bool = False) -> TaskView:
+        """Return the task as it is now, live or ended. Raises: `NotFound`.
+
+        As people see it, with the secrets in its payload, meta and result covered; `whole`: as it is stored.
+        """
         id_ = as_id(id_)
-        view = self._run(lambda: reads.task_by_id(id_))
-        return found(self._seen(view or self._run(lambda: reads.successor_by_id(id_))), id_)
+        view = self._run(lambda: reads.task_by_id(id_, whole=whole))
+        return found(self._seen(view or self._run(lambda: reads.successor_by_id(id_, whole=whole))), id_)
 
     def cancel(self, id_: UUID | str) -> str:
         """Cancel a pending task (`cancelled`), or ask the runner of a running one to stop it (`requested`).

@@ -13,17 +13,13 @@ from uuid import UUID
 from taskrunner.durations import as_delay
 from taskrunner.jsonvalue import dump_json
 from taskrunner.progress import checked
-from taskrunner.store.task import Claimed
+from taskrunner.redaction import unmarked
+from taskrunner.runlog import TaskLogger
 
 if TYPE_CHECKING:
     from taskrunner.attempt import Attempt
 
 log = logging.getLogger("taskrunner.task")
-
-
-def log_fields(claim: Claimed) -> dict[str, object]:
-    """What a log line about a task carries; text logs begin with it."""
-    return {"task_id": str(claim.id), "task_type": claim.type, "task_try": claim.tries + 1}
 
 
 class RunContext:
@@ -68,12 +64,12 @@ class RunContext:
     def meta(self) -> dict[str, Any]:
         """What was given as `meta=` at the enqueue."""
         meta = self._attempt.claim.meta
-        return json.loads(meta) if meta else {}
+        return unmarked(json.loads(meta)) if meta else {}
 
     @property
     def logger(self) -> logging.LoggerAdapter[Any]:
-        """A logger whose records carry the task's id, type and try."""
-        return logging.LoggerAdapter(log, log_fields(self._attempt.claim))
+        """A logger whose records carry the task's id, type and try, and are kept with the task."""
+        return TaskLogger(log, self._attempt)
 
     @property
     def cancelled(self) -> bool:

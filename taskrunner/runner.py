@@ -166,12 +166,13 @@ class Runner:
         listener = Listener(self._url, who=lambda: self.id, on_due=self._heed_due, on_cancel=self._crew.cancel)
         listening = [listener.listen()] if self._settings.listen else []
         rescuing = [] if self._ties.beaten else [self._rescue_on()]  # a supervisor's heartbeat tells it who has died
-        return [*listening, *rescuing, self._watch_lease(), self._look_after_tasks()]
+        return [*listening, *rescuing, self._watch_lease(), self._look_after_tasks(), self._keep_lines()]
 
     async def _leave(self) -> None:
         with suppress(*_FAILURES, TimeoutError):
             async with asyncio.timeout(0.5):
                 if self.joined.is_set():
+                    await self._crew.lines.store(self._cycles.run)
                     await self._release_all()
                     await self._cycles.run(runner_store.leave([self.id]))
         await self._effects.close()
@@ -353,6 +354,12 @@ class Runner:
                         self._crew.cancel(id_)
             except _FAILURES as error:
                 log.debug("looking after the running tasks failed: %s", error)
+
+    async def _keep_lines(self) -> None:
+        """Twice a second, store what tasks have logged."""
+        while True:
+            await asyncio.sleep(0.5)
+            await self._crew.lines.store(self._aside.run)
 
     def _heed_due(self, hint: Hint) -> None:
         self._prospects.heard(hint)

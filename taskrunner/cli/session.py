@@ -70,11 +70,13 @@ def session(*, checked: bool = True, tenant: str | None = None, of: UUID | None 
 
     Raises: `SettingsInvalid`, `EmbeddedError`, `DatabaseUnreachable`, `SchemaBehind`.
     """
+    from taskrunner import redaction
     from taskrunner.access import database
     from taskrunner.db import connect
     from taskrunner.settings import load
 
     settings = load()
+    redaction.use(settings.redact)
     with (
         database(settings) as way,
         connect(way.url, name="taskrunner cli", prepare=settings.prepare) as connection,

@@ -14,6 +14,7 @@ from taskrunner.errors import TaskrunnerError
 from taskrunner.payload import error_entry
 
 if TYPE_CHECKING:
+    from taskrunner.scope import Scope
     from taskrunner.task import Task
 
 Kind: TypeAlias = Literal["raised", "cancelled", "died"]
@@ -32,6 +33,7 @@ class Call:
     `info` is for the child: every field of RunInfo but the context, `claim_no`, and if known `deadline`, `started_at`
     (both by one clock), `meta` and `type`. `begin` is called on the loop when the task's own code is next to run, or is
     handed to the thread or child that was free for it; what it returns is added to `info`.
+    Log lines of the run are those of `scope`.
     """
 
     task: Task
@@ -42,6 +44,7 @@ class Call:
     payload: str = "{}"
     info: Mapping[str, object] = field(default_factory=dict)
     begin: Callable[[], Mapping[str, object]] = _nothing
+    scope: Scope | None = None
 
 
 @dataclass(slots=True)

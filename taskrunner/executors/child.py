@@ -28,7 +28,10 @@ from taskrunner.executors.childcontext import ChildContext
 from taskrunner.executors.childlink import Link, LogToRunner
 from taskrunner.executors.wire import DONE, FAILED, Request, pickled, to_json
 from taskrunner.payload import load_payload
+from taskrunner.runlog import tell_thread_failures
+from taskrunner.secretfields import may_hold, secrets_in
 from taskrunner.task import RunInfo, Task, bind
+from taskrunner.veil import Veil
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ROW = tuple(name for name in RunInfo._fields if name != "context")
@@ -46,6 +49,8 @@ def main(fd: int) -> None:
     link = Link(connection)
     root = logging.getLogger()
     root.addHandler(LogToRunner(link))
+    logging.captureWarnings(capture=True)
+    tell_thread_failures()
     while True:
         request = link.next_call()
         if root.level != request.log_level:  # setting it makes every logger forget what it has worked out
@@ -80,6 +85,8 @@ def _rebuild(request: Request, context: ChildContext) -> Task:
     task = load_payload(_class(request.module, request.qualname), request.payload)
     row: dict[str, Any] = {name: request.info[name] for name in _ROW}
     bind(task, RunInfo(**row, context=context))
+    if may_hold(type(task)):
+        context.veil = Veil(secrets_in(task))
     return task
 
 

@@ -23,6 +23,7 @@ from taskrunner.once import called, checked_key, on_a_loop, written
 from taskrunner.outcome import Succeeded, classify
 from taskrunner.progress import checked
 from taskrunner.task import Parent
+from taskrunner.veil import NONE
 
 
 class ChildContext:
@@ -42,6 +43,8 @@ class ChildContext:
         self.deadline: datetime | None = info.get("deadline")
         self.meta: dict[str, Any] = dict(info.get("meta") or {})
         self._type = info.get("type", "")
+        self._tries: int = info.get("tries", 0)
+        self.veil = NONE  # over the task's secrets, if it has any
         self._started_at: datetime = info.get("started_at") or datetime.now(UTC)
         self._began = time.monotonic()
         self._link = link
@@ -51,7 +54,7 @@ class ChildContext:
     @cached_property
     def logger(self) -> logging.LoggerAdapter[Any]:
         """A logger whose records carry the task's id and type."""
-        extra = {"task_id": str(self.id), "task_type": self._type}
+        extra = {"task_id": str(self.id), "task_type": self._type, "task_try": self._tries + 1}
         return logging.LoggerAdapter(logging.getLogger("taskrunner.task"), extra)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
@@ -140,7 +143,8 @@ class ChildContext:
             return
         came_to = classify(value)
         if isinstance(came_to, Succeeded) and unit.used:
-            self._tell("session", asdict(unit.finish(came_to.result_json, time.monotonic() - self._began)))
+            result = self._covered(came_to.result_json)
+            self._tell("session", asdict(unit.finish(result, time.monotonic() - self._began)))
         else:
             unit.undo()
 
@@ -155,11 +159,14 @@ class ChildContext:
         if (unit := self._unit) is not None:
             came_to = classify(value)
             if isinstance(came_to, Succeeded) and unit.used:
-                verdict = await unit.finish(came_to.result_json, time.monotonic() - self._began)
+                verdict = await unit.finish(self._covered(came_to.result_json), time.monotonic() - self._began)
                 self._tell("session", asdict(verdict))
             else:
                 await unit.undo()
         return value
+
+    def _covered(self, result: str | None) -> str | None:
+        return self.veil.json(result) if result is not None and self.veil else result
 
     def end(self) -> None:
         """Fall silent: a thread that the task left behind must not speak for the next one."""

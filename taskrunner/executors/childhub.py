@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from taskrunner import runlog
 from taskrunner.executors.call import Call, OnMessage, OnRequest
 from taskrunner.executors.wire import from_json, to_json
 
@@ -22,7 +23,7 @@ class Hub:
         kind, data = from_json(body)
         try:
             if kind == "log":
-                logging.getLogger(data["name"]).handle(logging.makeLogRecord(data))
+                runlog.handle(logging.makeLogRecord(data))
             elif self._on_message is not None and call is not None:
                 self._on_message(*_identity(call), kind, data)
         except Exception:

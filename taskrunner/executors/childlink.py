@@ -100,7 +100,7 @@ class LogToRunner(logging.Handler):
             exc_text = self._formatter.formatException(record.exc_info) if record.exc_info else None
             self._link.tell(
                 "log",
-                {key: getattr(record, key) for key in _PLAIN}
+                {key: value for key, value in record.__dict__.items() if key not in _LEFT_OUT}
                 | {
                     "msg": record.getMessage(),
                     "exc_text": exc_text or record.exc_text,
@@ -110,19 +110,5 @@ class LogToRunner(logging.Handler):
             self.handleError(record)
 
 
-_PLAIN = (
-    "name",
-    "levelno",
-    "levelname",
-    "created",
-    "msecs",
-    "pathname",
-    "filename",
-    "module",
-    "lineno",
-    "funcName",
-    "process",
-    "processName",
-    "threadName",
-    "stack_info",
-)
+_LEFT_OUT = frozenset(("args", "exc_info", "message", "asctime", "taskName", "relativeCreated", "thread"))
+"""What of a record is not sent; the caller's own `extra=` fields are."""

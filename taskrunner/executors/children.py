@@ -45,6 +45,7 @@ from taskrunner.executors.wire import (
     pickled,
     unpickled,
 )
+from taskrunner.scope import current
 
 _EXIT_PATIENCE = 1.0  # s between the end of a child's socket and its exit; both come with its death
 _LATE_EOF = 0.5  # s after which a dead child's socket is taken as ended, though a grandchild holds it open
@@ -169,6 +170,7 @@ class _Errand(Handle):
         super().__init__(call, done, way.calls)
         self.child: _Child | None = None
         self.context = copy_context()
+        self.context.run(current.set, call.scope)
         self._way = way
         self._request: bytes | None = None
         self._stopped = False
@@ -187,6 +189,8 @@ class _Errand(Handle):
             call = self.call
             info = {**call.info, **call.begin()}
             level = logging.getLogger().getEffectiveLevel()
+            if call.scope is not None:
+                level = min(level, call.scope.keep_level)
             self._request = pickled(tuple(Request(call.module, call.qualname, call.payload, info, level)))
         return self._request
 

@@ -10,6 +10,7 @@ from taskrunner.db import Op, Row, Steps, scalar
 from taskrunner.errors import TriggerInvalid
 from taskrunner.reads.live import Waiting, longest, waiting
 from taskrunner.reads.views import Queue, Runner, Schedule
+from taskrunner.redaction import covered_pattern
 from taskrunner.statements import reads as sql
 
 _RUNNER_FIELDS = tuple(Runner.model_fields)
@@ -92,4 +93,4 @@ def _schedule(values: Mapping[str, Any]) -> Schedule:
         description = parse_text(values["trigger"], values["timezone"]).describe()
     except TriggerInvalid:  # a newer release's: it is shown as it is stored
         description = values["trigger"]
-    return Schedule(**values, description=description)
+    return Schedule(**covered_pattern(values), description=description)

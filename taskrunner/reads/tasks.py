@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, scalar
 from taskrunner.reads.views import DeadView, Page, TaskFilter, TaskView
+from taskrunner.redaction import covered, unmarked
 from taskrunner.statements import reads as sql
 from taskrunner.statements.successor import FOLLOW
 from taskrunner.states import HISTORY, LIVE, State
@@ -64,12 +65,16 @@ class Source(NamedTuple):
     ended: bool = False
 
 
-def task_by_id(id_: UUID) -> Op[TaskView | None]:
-    """Return a task in whatever state it is, a dead letter that was requeued included; None if nobody knows it."""
-    return Op(sql.ONE, {"id": id_}, lambda rows: _views(rows)[0] if rows else None)
+def task_by_id(id_: UUID, *, whole: bool = False) -> Op[TaskView | None]:
+    """Return a task in whatever state it is, a dead letter that was requeued included; None if nobody knows it.
+
+    Without its secrets, as all that is here; `whole`, for code, as it is stored.
+    """
+    read = _whole_views if whole else _views
+    return Op(sql.ONE, {"id": id_}, lambda rows: read(rows)[0] if rows else None)
 
 
-def successor_by_id(id_: UUID) -> Steps[TaskView | None]:
+def successor_by_id(id_: UUID, *, whole: bool = False) -> Steps[TaskView | None]:
     """Return work that waits for a running task of the same key to end, as pending; None if nobody knows it.
 
     If that task ran again and took the work over, it is returned, under its own id.
@@ -79,14 +84,14 @@ def successor_by_id(id_: UUID) -> Steps[TaskView | None]:
         return None
     place = places[0]
     if place[1] is not None:
-        return TaskView(**_WAITING, **dict(zip(_SUCCESSOR_FIELDS, place[1:], strict=True)), id=id_)
-    come: TaskView | None = yield task_by_id(id_)
-    return come or (yield task_by_id(place[0]))
+        return _view({**_WAITING, **dict(zip(_SUCCESSOR_FIELDS, place[1:], strict=True)), "id": id_}, whole=whole)
+    come: TaskView | None = yield task_by_id(id_, whole=whole)
+    return come or (yield task_by_id(place[0], whole=whole))
 
 
 def ended_tasks(ids: Collection[UUID]) -> Op[list[TaskView]]:
-    """Return those of the tasks that have ended, whatever their end."""
-    return Op(sql.ENDED_ONES, {"ids": list(ids)}, _views)
+    """Return those of the tasks that have ended, whatever their end; for code, to which results come whole."""
+    return Op(sql.ENDED_ONES, {"ids": list(ids)}, _views_with_results)
 
 
 def list_tasks(wanted: TaskFilter, room: int = ROOM) -> Steps[Page[TaskView]]:
@@ -163,9 +168,28 @@ def _merged(pages: Sequence[str]) -> str:
     return "(" + ")\nUNION ALL (".join(pages) + ")\n ORDER BY id DESC LIMIT %(limit)s"
 
 
+# All views are made here, so that nobody who shows one can forget to cover what is secret in it.
+
+
 def _views(rows: Sequence[Row]) -> list[TaskView]:
-    return [TaskView(**dict(zip(_TASK_FIELDS, row, strict=True))) for row in rows]
+    return [_view(row) for row in _named(rows)]
+
+
+def _whole_views(rows: Sequence[Row]) -> list[TaskView]:
+    return [_view(row, whole=True) for row in _named(rows)]
+
+
+def _views_with_results(rows: Sequence[Row]) -> list[TaskView]:
+    return [TaskView(**{**covered(row), "result": row["result"]}) for row in _named(rows)]
+
+
+def _view(row: dict[str, Any], *, whole: bool = False) -> TaskView:
+    return TaskView(**({**row, "meta": unmarked(row["meta"])} if whole else covered(row)))
+
+
+def _named(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    return (dict(zip(_TASK_FIELDS, row, strict=True)) for row in rows)
 
 
 def _dead_views(rows: Sequence[Row]) -> list[DeadView]:
-    return [DeadView(**dict(zip(_DEAD_FIELDS, row, strict=True))) for row in rows]
+    return [DeadView(**covered(dict(zip(_DEAD_FIELDS, row, strict=True)))) for row in rows]

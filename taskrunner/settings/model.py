@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from taskrunner.redaction import NAMES
 from taskrunner.settings.sources import variable
 from taskrunner.settings.values import (
     format_duration,
@@ -28,6 +29,7 @@ from taskrunner.settings.values import (
     normalise_url,
     parse_duration,
     read_keep,
+    read_names,
     read_queues,
 )
 
@@ -76,6 +78,7 @@ Count = Annotated[int, BeforeValidator(_count)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Unit = Annotated[Literal["day", "week", "month"], BeforeValidator(_lower)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
+TaskLogLevel = Annotated[Literal["off", "debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
 
@@ -201,6 +204,13 @@ class Settings(BaseModel):
     api_port: Count = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 takes a free one.")
     log_level: LogLevel = Field("info", description="Least severe log lines to write.")
     log_format: LogFormat = Field("auto", description="auto writes text to a terminal and JSON elsewhere.")
+    task_log: TaskLogLevel = Field("info", description="Least severe lines that are kept with the task; or off.")
+    task_log_lines: Count = Field(
+        200, ge=1, le=10_000, description="Lines kept of one run: the first ones and, a quarter of them, the last."
+    )
+    redact: Annotated[tuple[str, ...], BeforeValidator(read_names)] = Field(
+        NAMES, description="Keys whose values are covered wherever a task is shown, as in password,token,api_key."
+    )
 
     @field_validator("database_url", mode="before")
     @classmethod

@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "idempotency_retention",
     ),
     "API": ("api_host", "api_port", "api_token"),
-    "Logs": ("log_level", "log_format"),
+    "Logs": ("log_level", "log_format", "task_log", "task_log_lines", "redact"),
 }
 
 KINDS = {
@@ -48,6 +48,7 @@ KINDS = {
     "history_keep": "queues and states with durations",
     "archive_dir": "folder",
     "api_token": "text, secret",
+    "redact": "names of keys",
 }
 
 INTRODUCTION = """\

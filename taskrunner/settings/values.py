@@ -10,6 +10,8 @@ from math import isfinite
 
 from pydantic import SecretStr
 
+from taskrunner.redaction import NAMES
+
 MASK = "********"
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 
@@ -21,6 +23,7 @@ _QUEUE = re.compile(r"(?P<name>[^\s:,]+)(?::(?P<weight>[1-9]\d{0,3}))?", re.ASCI
 _SELECTOR = re.compile(r"(?:[^\s:,/%*]+|(?:\*|[^\s:,/%*]+)/(?:succeeded|ignored|cancelled))", re.ASCII)
 _STATES_SAID = "the states of history are succeeded, ignored, cancelled"
 _SHORTEST, _LONGEST = timedelta(hours=1), timedelta(days=3650)
+_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _HOST = re.compile(r"(?:\[[0-9a-zA-Z:.%]+\]|[^\s:\[\]@]*)(?::\d{1,5})?", re.ASCII)
 _PASSWORD = re.compile(r"^(?P<user>\w+://[^:@/?]*:)[^@/?]*@")
 _PARAMETER = re.compile(r"(?P<key>[?&](?:ssl)?password=)[^&]*")
@@ -119,6 +122,22 @@ def format_keep(kept: Mapping[str, timedelta]) -> str:
     return ",".join(f"{selector}:{format_duration(duration)}" for selector, duration in kept.items())
 
 
+def read_names(value: object) -> tuple[str, ...]:
+    """Read `password,token`; names that begin with `+` are added to the default ones, and `none` is none at all."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be names of keys, as in password,token")
+    names = [part.strip() for part in parts if part.strip()]
+    if names == ["none"]:
+        return ()
+    added = [name.removeprefix("+") for name in names if name.startswith("+")]
+    if added and len(added) < len(names):
+        raise ValueError("either adds to the default names, each with a + as in +iban,+pin, or says all of them")
+    if bad := next((name for name in added or names if _KEY.fullmatch(name) is None), None):
+        raise ValueError(f"{bad!r} is no name of a key: letters, digits, _ and -")
+    return (*NAMES, *added) if added else tuple(names)
+
+
 def normalise_url(url: str) -> str:
     """Return the database address under the scheme libpq knows; several hosts are allowed; ValueError else."""
     scheme, separator, rest = url.strip().partition("://")
@@ -169,5 +188,7 @@ def display(name: str, value: object) -> str:
         return format_queues(text)
     if name == "history_keep" and isinstance(text, dict):
         return format_keep(text)
+    if name == "redact" and isinstance(text, tuple):
+        return ",".join(text) or "none"
     shown = str(text).lower() if isinstance(text, bool) else str(text)
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"

@@ -107,7 +107,7 @@ def add_flow(
         _refuse_partly_known(batch.ids, known)
         return Stored([Enqueued(id_, created=False) for id_ in batch.ids], [])
     shape = _shape(batch.ids, edges)
-    if batch.keys:
+    if batch.keys or batch.metas:
         due = yield from _store_with_keys(batch, aliases)
         yield Op(sql.SHAPE, shape, column)
     else:

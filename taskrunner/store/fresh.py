@@ -29,7 +29,8 @@ class Kind(NamedTuple):
 class Batch:
     """Tasks of one tenant, in columns: `places` says of each which of `kinds` it is, counted from 1.
 
-    `keys` has the unique keys by the tasks' numbers; `fresh` is whether every id was made for this batch.
+    `keys` has the unique keys by the tasks' numbers, `metas` what is to be their `meta`; `fresh` is whether every id
+    was made for this batch.
     """
 
     tenant: str
@@ -39,6 +40,7 @@ class Batch:
     ids: list[UUID] = field(default_factory=list)
     payloads: list[str] = field(default_factory=list)
     keys: dict[int, str] = field(default_factory=dict)
+    metas: dict[int, str] = field(default_factory=dict)
     fresh: bool = True
 
     def rows(self) -> list[NewTask]:
@@ -58,6 +60,7 @@ class Batch:
             kind.priority,
             kind.max_retries,
             unique_key=key,
+            meta=self.metas.get(number, "{}"),
             delay=self.spacing * number,
             reserved_for=None if key is None else kind.reserved_for,
         )

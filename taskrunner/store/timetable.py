@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -12,9 +13,11 @@ from uuid_utils.compat import uuid7
 
 from taskrunner.db import Op, Steps, column, scalar
 from taskrunner.errors import Conflict, InvalidArgument, NotFound
+from taskrunner.jsonvalue import dump_json
+from taskrunner.redaction import marks_of, pattern
 from taskrunner.statements import schedule as sql
 from taskrunner.store import enqueue
-from taskrunner.store.enqueue import Enqueued
+from taskrunner.store.enqueue import Enqueued, NewTask
 from taskrunner.store.schedule import Known, Schedule, Template, read, task_of, within
 from taskrunner.triggers import Trigger
 
@@ -86,7 +89,7 @@ def add(new: NewSchedule, known: Known, *, overwrite: bool = False) -> Steps[Sch
     With `overwrite`, one of that name becomes as this one is, with its place on the grid where the rule is the same.
     Raises: `UnknownType`, `PayloadInvalid`, `InvalidArgument` if it never fires, `Conflict` if the name is taken.
     """
-    known.make(new.template())
+    new = _marked(new, known.make(new.template()))
     now = yield Op(sql.NOW, {}, scalar)
     first = _first_tick(new, now)
     if first is None:
@@ -115,7 +118,7 @@ def change(name: str, tenant: str, edit: Callable[[Schedule], NewSchedule], know
     before = yield from _one(sql.LOCK, name, tenant)
     _refuse_code(before)  # first: its code may be gone, and nothing of it be known
     new = edit(before)
-    known.make(new.template())
+    new = _marked(new, known.make(new.template()))
     yield from _rewrite(before, new)
     return (yield from _one(sql.GET, name, tenant))
 
@@ -244,6 +247,15 @@ def _fresh(new: NewSchedule, first: datetime) -> dict[str, Any]:
         "declared_in": "runtime",
         "declared_version": 0,
     }
+
+
+def _marked(new: NewSchedule, made: NewTask) -> NewSchedule:
+    """Return the schedule with the paths of its secrets noted, as a task of it has them."""
+    paths = marks_of(json.loads(made.meta))
+    if not paths:
+        return new
+    payload = pattern(json.loads(new.payload), paths, json.loads(made.payload))
+    return replace(new, payload=dump_json(payload, "payload"))
 
 
 def _row(new: NewSchedule) -> dict[str, Any]:

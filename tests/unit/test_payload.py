@@ -21,7 +21,16 @@ from taskrunner import payload
 from taskrunner.errors import PayloadInvalid
 from taskrunner.errortext import CUT
 from taskrunner.jsonvalue import MAX_BYTES
-from taskrunner.payload import check_json, clean_text, dump, dump_json, error_entry, load_payload, parse_payload
+from taskrunner.payload import (
+    check_json,
+    clean_text,
+    dump,
+    dump_json,
+    dump_marked,
+    error_entry,
+    load_payload,
+    parse_payload,
+)
 from taskrunner.task import Task
 
 WARSAW = ZoneInfo("Europe/Warsaw")
@@ -264,10 +273,17 @@ class Rough(Task):
     home: Address | None = None
 
 
-def test_a_secret_that_would_be_stored_as_stars_is_refused_and_not_shown():
-    with pytest.raises(PayloadInvalid, match=r"Secret\.token") as refusal:
-        dump(Secret(token="hunter2"))
-    assert "hunter2" not in str(refusal.value)
+def test_a_secret_is_stored_whole_and_where_it_is_is_told():
+    text, paths = dump_marked(Secret(token="hunter2"))
+    assert json.loads(text) == {"token": "hunter2"}
+    assert paths == [("token",)]
+    assert load_payload(Secret, text) == Secret(token="hunter2")
+
+
+def test_a_secret_that_cannot_be_stored_is_refused_and_not_shown():
+    with pytest.raises(PayloadInvalid, match=r"Secret\.token: a NUL") as refusal:
+        dump(Secret(token="hunter\0002"))
+    assert "hunter" not in str(refusal.value)
 
 
 def test_a_serializer_that_cannot_be_undone_is_refused():

@@ -127,6 +127,9 @@ GOOD = {
     "api_token": "s3cret",
     "log_level": "DEBUG",
     "log_format": "json",
+    "task_log": "Warning",
+    "task_log_lines": "50",
+    "redact": "+iban,+pin-code",
 }
 
 
@@ -317,6 +320,9 @@ BAD = {
     "api_port": "65536",
     "log_level": "loud",
     "log_format": "xml",
+    "task_log": "some",
+    "task_log_lines": "0",
+    "redact": "password,+iban",
 }
 
 
