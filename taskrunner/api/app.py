@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 
-from taskrunner.api import pages, problems
+from taskrunner.api import pages, problems, ui
 from taskrunner.api.body import BodyLimit
 from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import Door
@@ -65,6 +65,7 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.include_router(monitor.router, dependencies=asked, responses=refused)
     app.include_router(doctor.router, dependencies=asked, responses=refused)
     pages.install(app)
+    ui.install(app)
     return app
 
 

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from psycopg_pool import AsyncConnectionPool
 
 from taskrunner import db
+from taskrunner.actions import Action, acting
 from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.db import Link, Op, Work, scalar
 from taskrunner.errors import DatabaseUnreachable
@@ -90,6 +91,10 @@ class Door(AsyncTaskQueue):
     async def run(self, make: Callable[[], Work[T]]) -> T:
         """Run the work of `make()`, once more if the connection breaks. Raises: `DatabaseUnreachable`."""
         return await self._run(make)
+
+    async def act(self, action: Action[T], actor: str) -> T:
+        """Do what a person does, noted as done by `actor`; once more if the connection breaks."""
+        return await self._run(*acting(actor, action))
 
     async def _run(
         self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None, *, of: UUID | None = None

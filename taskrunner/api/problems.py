@@ -80,6 +80,11 @@ def problem(
     errors: Sequence[Mapping[str, str]] = (),
 ) -> Response:
     """Return the response for an error: of a kind of ours, or of HTTP itself, whose `type` is `about:blank`."""
+    if "text/html" in request.headers.get("accept", "") and request.url.path.startswith("/ui"):
+        shown = (kind, HTTPStatus(kind).phrase) if isinstance(kind, int) else (kind.status, kind.title)
+        response: Response = request.app.state.failure(request, *shown, detail)
+        response.headers.update(headers or {})
+        return response
     if isinstance(kind, int):
         status, type_, title = kind, "about:blank", HTTPStatus(kind).phrase
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from fastapi.security.utils import get_authorization_scheme_param
@@ -19,6 +20,23 @@ OPEN_PATHS = frozenset({"/monitor/health"})
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Who(NamedTuple):
+    """Who is asking; the name goes into the audit trail."""
+
+    name: str
+    writes: bool = True
+
+
+LOCAL = Who("local")
+"""Whoever is on this machine, where no token is set."""
+
+
+def who_of(request: Request) -> Who:
+    """Return who is asking, as `Guard` has found out."""
+    who: Who = getattr(request.state, "who", LOCAL)
+    return who
 
 
 class Guard:

@@ -1,0 +1,22 @@
+"""The dashboard's addresses."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+
+from taskrunner.api.ui.assets import serve_asset
+from taskrunner.api.ui.frame import failure
+
+
+def install(app: FastAPI) -> None:
+    """Serve the pages and their files; errors under `/ui` are pages where a browser asks."""
+    app.state.failure = failure
+    app.add_route("/", _to_overview, include_in_schema=False)
+    app.add_route("/ui", _to_overview, include_in_schema=False)
+    app.add_route("/ui/static/{name}", serve_asset, include_in_schema=False)
+
+
+def _to_overview(_request: Request) -> RedirectResponse:
+    return RedirectResponse("/ui/", 307)

@@ -1,0 +1,67 @@
+"""Values as the pages show them: the filters of the templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from taskrunner.console.words import figure, span
+
+
+def age(seconds: float | timedelta | None) -> str:
+    """Return a length of time in one unit or two: `0.4s`, `3m`, `2d`; nothing for None."""
+    if seconds is None:
+        return ""
+    return span(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
+
+
+def ago(instant: datetime | None, now: datetime) -> str:
+    """Return how long ago an instant was, or in how long it will be."""
+    if instant is None:
+        return ""
+    seconds = (now - instant).total_seconds()
+    return f"{age(seconds)} ago" if seconds >= 0 else f"in {age(-seconds)}"
+
+
+def utc(instant: datetime | None) -> str:
+    """Return an instant to the second, in UTC."""
+    return "" if instant is None else f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def iso(instant: datetime) -> str:
+    """Return an instant for `<time datetime>`."""
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def count(number: float | None) -> str:
+    """Return a number with its thousands apart."""
+    return "" if number is None else figure(int(number))
+
+
+def pretty(value: Any) -> str:
+    """Return JSON over several lines, its integers exact however long."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def short(value: object) -> str:
+    """Return the last twelve characters of an id: the first ones are when it was made, and alike on a page."""
+    return f"…{str(value)[-12:]}"
+
+
+def last_error(errors: list[Mapping[str, Any]]) -> str:
+    """Return the first line of what the last try failed of."""
+    return str(errors[-1].get("message", "")).partition("\n")[0] if errors else ""
+
+
+FILTERS = {
+    "age": age,
+    "ago": ago,
+    "utc": utc,
+    "iso": iso,
+    "count": count,
+    "pretty": pretty,
+    "short": short,
+    "last_error": last_error,
+}
