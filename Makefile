@@ -19,7 +19,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --extra embedded --extra top --group build
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check audit bench bench-peers chaos fuzz db docs lock clean
+.PHONY: help run install test check audit bench bench-peers chaos fuzz screenshots db docs lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ chaos: $(VENV)/dev.stamp ## inject faults for SECONDS=120 and check that nothing
 fuzz: ARGS := $(or $(ARGS),--max-examples=500)
 fuzz: $(VENV)/dev.stamp ## ask the API for all that its description promises, and for what it does not (ARGS="--seed 7")
 	@TASKRUNNER_FUZZ="$(ARGS)" exec $(BIN)/python -m pytest -s tests/e2e/test_schemathesis.py $(PYTEST_ARGS)
+
+screenshots: $(VENV)/dev.stamp ## take the pictures of docs/screenshots/ anew (needs chromium)
+	@exec $(BIN)/python -m tests.demo.screenshots
 
 db: ## start PostgreSQL in Docker on port 6000
 	@command -v docker >/dev/null || { echo "docker is not installed; without it, leave DATABASE_URL unset:" \

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Playwright, sync_playwright
 
 from taskrunner.queue import TaskQueue
 from taskrunner.registry import Registry, discover
@@ -39,17 +39,29 @@ TIMEOUT = 15_000.0
 """Milliseconds until something that should be on a page is missing; nothing is measured by it."""
 
 
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    """Debian's chromium, headless; the tests are skipped where it is not installed or does not start."""
+class NoBrowser(Exception):
+    """Why there is none."""
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Start Debian's chromium, headless. Raises: `NoBrowser`."""
     program = os.environ.get("TASKRUNNER_TEST_CHROMIUM") or shutil.which("chromium")
     if program is None:
-        pytest.skip("no chromium: install Debian's package chromium, or name one by TASKRUNNER_TEST_CHROMIUM")
+        raise NoBrowser("no chromium: install Debian's package chromium, or name one by TASKRUNNER_TEST_CHROMIUM")
+    try:
+        return playwright.chromium.launch(executable_path=program, args=list(SWITCHES))
+    except Error as error:
+        raise NoBrowser(f"{program} does not start: {error.message.splitlines()[0]}") from error
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """A browser; the tests are skipped where there is none."""
     with sync_playwright() as playwright:
         try:
-            started = playwright.chromium.launch(executable_path=program, args=list(SWITCHES))
-        except Error as error:
-            pytest.skip(f"{program} does not start: {error.message.splitlines()[0]}")
+            started = launch(playwright)
+        except NoBrowser as error:
+            pytest.skip(str(error))
         yield started
         started.close()
 
