@@ -34,7 +34,7 @@ from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
 # As `--help` lists them: first steps, looking, steering, operating.
 ORDER = (
     *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "tenants", "runners", "audit"),
-    *("doctor", "migrate", "maintain", "health", "config", "bench"),
+    *("why", "doctor", "migrate", "maintain", "health", "config", "bench"),
 )
 
 

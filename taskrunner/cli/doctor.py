@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskrunner.cli.options import AsJson
+from taskrunner.cli.options import AsJson, ByTenant, TaskId
 
 if TYPE_CHECKING:
     from taskrunner.doctor import Report
@@ -22,6 +22,7 @@ _CODES = {"database-unreachable": 4, "schema-behind": 5}
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog="Example: taskrunner doctor --json")(doctor)
+    app.command(epilog="Example: taskrunner why 0198c5a2-7d3e-7c41-9a5b-3f1c2d4e5f60")(why)
 
 
 def doctor(patience: Patience = None, as_json: AsJson = False) -> None:
@@ -48,3 +49,16 @@ def doctor(patience: Patience = None, as_json: AsJson = False) -> None:
 
 def _code(report: Report) -> int:
     return max((_CODES.get(finding.id, 1) for finding in report.findings), default=0)
+
+
+def why(id_: TaskId, tenant: ByTenant = None, as_json: AsJson = False) -> None:
+    """Say why a task is not running.
+
+    A sentence, what it rests on, and what to do next; for a task in any state.
+    """
+    from taskrunner import console, reads
+    from taskrunner.cli.session import emit, session
+
+    with session(tenant=tenant, of=id_) as opened:
+        found = opened.run(reads.why(id_))
+    emit(found, as_json, lambda: console.show_why(found))

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taskrunner.console.answer import show_why
     from taskrunner.console.benchmark import bars, show_report
     from taskrunner.console.detail import show_task
     from taskrunner.console.family import show_flow
@@ -54,6 +55,7 @@ __all__ = [
     "show_task",
     "show_tasks",
     "show_upcoming",
+    "show_why",
     "status_line",
     "task_line",
     "waiting",
@@ -72,6 +74,7 @@ _PLACES = {
     "show_log": "log",
     "show_task": "detail",
     "show_schedule": "rule",
+    "show_why": "answer",
 }
 
 

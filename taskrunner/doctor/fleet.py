@@ -10,12 +10,13 @@ from zoneinfo import ZoneInfo
 
 from taskrunner import reads
 from taskrunner.db import Op, Steps, column
-from taskrunner.doctor.case import Case, Check, listed, shown, some, span
+from taskrunner.doctor.case import Case, Check, shown
 from taskrunner.doctor.server import SKEW
 from taskrunner.doctor.values import Finding, Unseen
 from taskrunner.reads import Runner
 from taskrunner.statements import doctor as sql
 from taskrunner.statements import runner as runner_sql
+from taskrunner.wording import listed, some, span
 
 QUIET = 20.0
 """Seconds without a sign of life after which a listener counts as dead: it gives one every seven."""

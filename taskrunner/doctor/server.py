@@ -6,9 +6,10 @@ import time
 from typing import Any, NamedTuple
 
 from taskrunner.db import Op, Steps, scalar
-from taskrunner.doctor.case import Case, Check, shown, some, span, statement
+from taskrunner.doctor.case import Case, Check, shown, statement
 from taskrunner.doctor.values import Finding, Unseen
 from taskrunner.statements import doctor as sql
+from taskrunner.wording import some, span
 
 DEAD_ROWS = 50_000
 """Dead rows of a table that are worth a word: autovacuum is set to come long before."""

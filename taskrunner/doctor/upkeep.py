@@ -8,13 +8,14 @@ from typing import Any
 
 from taskrunner import roles
 from taskrunner.db import Op, Steps, scalar
-from taskrunner.doctor.case import Case, Check, listed, shown, some, statement
+from taskrunner.doctor.case import Case, Check, shown, statement
 from taskrunner.doctor.values import Finding, Unseen
 from taskrunner.keeping import Keeping
 from taskrunner.settings.values import is_loopback
 from taskrunner.statements import doctor as sql
 from taskrunner.statements import history as history_sql
 from taskrunner.store import history
+from taskrunner.wording import listed, some
 
 AHEAD = 7
 """Days for which partitions must be there: the janitor makes a month's, every hour."""

@@ -9,10 +9,11 @@ from uuid import UUID
 
 from taskrunner import reads
 from taskrunner.db import Op, Steps
-from taskrunner.doctor.case import Case, Check, shown, some, span
+from taskrunner.doctor.case import Case, Check, shown
 from taskrunner.doctor.values import Finding
 from taskrunner.reads import Runner
 from taskrunner.statements import doctor as sql
+from taskrunner.wording import some, span
 
 BOUND = 1000
 """How many due tasks of one front are counted."""

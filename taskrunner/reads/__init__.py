@@ -7,11 +7,13 @@ each with its own pump. Nothing here changes a row, and nothing counts a big tab
 
 from __future__ import annotations
 
+from taskrunner.reads.answer import Why
 from taskrunner.reads.audit import AuditEntry, AuditFilter, AuditPage, audit_of, audit_trail
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
 from taskrunner.reads.log import LogLine, LogPage, last_lines, log_lines
+from taskrunner.reads.reason import why
 from taskrunner.reads.tasks import (
     ROOM,
     dead_letter_by_id,
@@ -54,6 +56,7 @@ __all__ = [
     "TaskFilter",
     "TaskView",
     "TypeCounts",
+    "Why",
     "audit_of",
     "audit_trail",
     "dead_letter_by_id",
@@ -75,4 +78,5 @@ __all__ = [
     "successor_by_id",
     "task_by_id",
     "unattended",
+    "why",
 ]

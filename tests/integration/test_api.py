@@ -667,6 +667,8 @@ async def test_the_description_names_every_path_and_its_errors(offline: httpx.As
             "/tasks/{id}/cancel": {"post"},
             "/tasks/{id}/retry": {"post"},
             "/tasks/{id}/log": {"get"},
+            "/tasks/{id}/why": {"get"},
+            "/doctor": {"get"},
             "/monitor/health": {"get"},
             "/monitor/ready": {"get"},
             "/monitor/stats": {"get"},

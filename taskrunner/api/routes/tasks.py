@@ -13,7 +13,7 @@ from taskrunner import reads
 from taskrunner.api.door import OpenDoor
 from taskrunner.api.models import Added, AddTask, Reschedule, Steered, TaskPage, TaskQuery
 from taskrunner.api.routes.describe import DETAIL_EXAMPLE, TASK_EXAMPLE, refusals
-from taskrunner.reads import LogPage, TaskDetail, TaskView
+from taskrunner.reads import LogPage, TaskDetail, TaskView, Why
 from taskrunner.states import State
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], responses=refusals(422, 503))
@@ -71,6 +71,12 @@ async def show(id: UUID, door: OpenDoor) -> TaskDetail:  # noqa: A002 - the path
     """Show a task, live or ended, with the ids of those it waits for and of those that wait for it."""
     task = await door.get(id)
     return await door.run(lambda: reads.detail(task))
+
+
+@router.get("/{id}/why", operation_id="why_task", responses=refusals(404))
+async def why(id: UUID, door: OpenDoor) -> Why:  # noqa: A002
+    """Say why a task is not running, what that rests on, and what to do next; for a task in any state."""
+    return await door.run(lambda: reads.why(id))
 
 
 @router.get("/{id}/log", operation_id="show_task_log", responses=refusals(404))
