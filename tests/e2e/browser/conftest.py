@@ -8,10 +8,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -78,6 +79,7 @@ class Site:
     tasks: Any
     hold: Path
     filled: Filled | None = None
+    ids: list[UUID] = field(default_factory=list)
 
     def value(self, query: str, *values: Any) -> Any:
         """Return the first column of the first row."""

@@ -28,12 +28,28 @@ const live = {
   start() {
     if (!by("#live") || !by(".live")) return;
     this.show(this.paused ? "paused" : "lost");
-    this.source = new EventSource("/ui/events");
-    this.source.addEventListener("open", () => { if (!this.paused) this.show("live"); });
-    this.source.addEventListener("error", () => { if (!this.paused) this.show("lost"); });
-    this.source.addEventListener("changed", () => this.changed());
-    document.addEventListener("visibilitychange", () => { if (!document.hidden && this.stale) this.changed(); });
+    this.listen();
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.source.close() : this.wakeUp()));
     addEventListener("pagehide", () => this.source.close());
+    addEventListener("pageshow", (event) => { if (event.persisted) this.wakeUp(); });
+  },
+
+  // A browser has six connections for a host: only the tab that is looked at holds one.
+  listen() {
+    const source = this.source = new EventSource("/ui/events");
+    source.addEventListener("open", () => { if (!this.paused) this.show("live"); });
+    source.addEventListener("changed", () => this.changed());
+    source.addEventListener("error", () => {
+      if (!this.paused) this.show("lost");
+      // The browser asks again by itself, but not after an answer that was no stream.
+      if (source.readyState === EventSource.CLOSED) setTimeout(() => { if (source === this.source && !document.hidden) this.listen(); }, 3000);
+    });
+  },
+
+  wakeUp() {
+    this.source.close();
+    this.listen();
+    this.changed();
   },
 
   show(state) {
