@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from taskrunner.settings import Settings
+from taskrunner.settings.tokens import Token
 
 _LONGEST = 1 << 20
 
@@ -64,4 +65,8 @@ def _plain(value: Any) -> Any:
         return value.total_seconds()
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, Token):
+        return f"{value.name}:{value.scope}:{value.secret.get_secret_value()}"
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
     return str(value) if isinstance(value, Path) else value

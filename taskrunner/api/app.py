@@ -15,7 +15,7 @@ from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import Door
 from taskrunner.api.headers import SafeHeaders
 from taskrunner.api.routes import doctor, monitor, tasks
-from taskrunner.api.routes.describe import BEARER, refusals
+from taskrunner.api.routes.describe import BASIC, BEARER, refusals
 from taskrunner.api.security import Guard
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
@@ -58,7 +58,7 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(SafeHeaders)  # added last, it is outermost
-    asked = [Depends(BEARER)] if settings.api_token else []
+    asked = [Depends(BEARER), Depends(BASIC)] if settings.api_token or settings.api_tokens else []
     refused = refusals(401) if asked else {}
     app.include_router(tasks.router, dependencies=asked, responses=refused)
     app.include_router(monitor.open_router)

@@ -149,22 +149,23 @@ def _unfit(unfit: list[roles.Mapping]) -> Finding:
 
 def secrets(case: Case) -> Steps[list[Finding]]:
     """What should be secret can be read or guessed."""
-    token = case.settings.api_token
-    findings = []
-    if token is not None and len(token.get_secret_value()) < WEAK_TOKEN:
-        findings.append(_weak(len(token.get_secret_value())))
+    settings = case.settings
+    tokens = [("TASKRUNNER_API_TOKEN", settings.api_token)] if settings.api_token else []
+    tokens += [(f"{token.name} of TASKRUNNER_API_TOKENS", token.secret) for token in settings.api_tokens]
+    weak = [(whose, len(secret.get_secret_value())) for whose, secret in tokens if len(secret) < WEAK_TOKEN]
+    findings = [_weak(weak)] if weak else []
     address, encrypted = (yield Op(sql.ENCRYPTED, {}, list))[0]
     if address and not encrypted and not is_loopback(address):
         findings.append(_readable(address))
     return findings
 
 
-def _weak(length: int) -> Finding:
+def _weak(tokens: list[tuple[str, int]]) -> Finding:
     return Finding(
         id="token-weak",
         severity="warning",
-        summary=f"the API's token has {some(length, 'character')}: it can be guessed",
-        evidence=[f"TASKRUNNER_API_TOKEN is shorter than {WEAK_TOKEN} characters"],
+        summary=f"a token of the API has {some(min(length for _, length in tokens), 'character')}: it can be guessed",
+        evidence=shown(f"{whose} is shorter than {WEAK_TOKEN} characters" for whose, _ in tokens),
         consequence="whoever guesses it may add, cancel and delete tasks",
         remedy="Take a random one.",
         commands=["python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"],

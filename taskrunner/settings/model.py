@@ -23,6 +23,7 @@ from pydantic import (
 
 from taskrunner.redaction import NAMES
 from taskrunner.settings.sources import variable
+from taskrunner.settings.tokens import Token, read_tokens, sendable
 from taskrunner.settings.values import (
     format_duration,
     is_loopback,
@@ -198,6 +199,11 @@ class Settings(BaseModel):
     partitions_ahead: Count = Field(30, ge=30, le=366, description="Days for which history partitions are made ahead.")
 
     api_token: SecretStr | None = Field(None, description="Token that the API asks for.")
+    api_tokens: tuple[Token, ...] = Field(
+        (),
+        description="Tokens by name, each good for read or write, as in grafana:read:SECRET,ada:write:SECRET; the name "
+        "is who did it in the audit trail.",
+    )
     api_host: str = Field(
         "127.0.0.1", min_length=1, description="Address the API listens on; one that is not loopback needs a token."
     )
@@ -248,14 +254,23 @@ class Settings(BaseModel):
     @classmethod
     def _sendable(cls, token: SecretStr | None) -> SecretStr | None:
         text = token.get_secret_value() if token else None
-        if text is not None and not (text and text.isascii() and text.isprintable() and " " not in text):
+        if text is not None and not sendable(text):
             raise ValueError("must be ASCII without spaces, so that it fits into a header")
         return token
+
+    @field_validator("api_tokens", mode="before")
+    @classmethod
+    def _by_name(cls, value: object, info: ValidationInfo) -> tuple[Token, ...]:
+        tokens, nameless = read_tokens(value), info.data.get("api_token")
+        if nameless is not None and any(token.secret == nameless for token in tokens):
+            raise ValueError(f"one has the secret of {variable('api_token')}: nobody could tell who asks")
+        return tokens
 
     @field_validator("api_host")
     @classmethod
     def _open_on_loopback_only(cls, host: str, info: ValidationInfo) -> str:
-        open_to_all = "api_token" in info.data and info.data["api_token"] is None  # absent where it is invalid itself
+        # absent where they are invalid themselves
+        open_to_all = info.data.get("api_token", "?") is None and info.data.get("api_tokens", "?") == ()
         if open_to_all and not is_loopback(host):
             raise ValueError(f"can be reached from other machines: set {variable('api_token')}, or use 127.0.0.1")
         return host.strip("[]")  # an IPv6 address as in a URL: sockets take it bare

@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "audit_retention",
         "idempotency_retention",
     ),
-    "API": ("api_host", "api_port", "api_token"),
+    "API": ("api_host", "api_port", "api_token", "api_tokens"),
     "Logs": ("log_level", "log_format", "task_log", "task_log_lines", "redact"),
 }
 
@@ -49,6 +49,7 @@ KINDS = {
     "archive_dir": "folder",
     "api_token": "text, secret",
     "redact": "names of keys",
+    "api_tokens": "names with scopes and secrets",
 }
 
 INTRODUCTION = """\
@@ -98,7 +99,7 @@ def _block(title: str, names: tuple[str, ...]) -> str:
     lines = [f"# --- {title}\n"]
     for name in names:
         field = Settings.model_fields[name]
-        default = "" if field.default_factory or field.default is None else default_text(name)
+        default = "" if field.default_factory or field.default in (None, ()) else default_text(name)
         lines.append(f"# {field.description}\n#{variable(name)}={default}\n")
     return "".join(lines)
 

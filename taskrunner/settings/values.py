@@ -176,9 +176,9 @@ def is_loopback(host: str) -> bool:
 def display(name: str, value: object) -> str:
     """Write a setting's value, good or bad, for people: secrets masked, durations with units, nothing too long."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if text is None or text == {}:
+    if text is None or text in ({}, ()):
         return "unset"
-    if name == "api_token":
+    if name in ("api_token", "api_tokens"):
         return MASK
     if name == "database_url":
         return mask_url(str(text))

@@ -590,6 +590,36 @@ async def test_any_other_token_is_refused(types: Registry, given: str) -> None:
         assert 'error="invalid_token"' in refused.headers["www-authenticate"]
 
 
+TOKENS = "grafana:read:reading,ada:write:writing"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/tasks", "/nothing"])
+async def test_a_browser_is_asked_for_a_password_which_is_a_token(types: Registry, path: str) -> None:
+    async with serving(types, NOWHERE, api_tokens=TOKENS) as api:
+        browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        for authorization in (None, ("ada", "wrong")):
+            refused = await api.get(path, headers=browser, auth=authorization)
+            check_problem(refused, 401)
+            assert refused.headers["www-authenticate"] == 'Basic realm="taskrunner", charset="UTF-8"'
+        assert (await api.get("/docs", headers=browser, auth=("anybody", "reading"))).status_code == 200
+        for junk in ("Basic", "Basic !!", "Basic YWRh", "Basic \xff"):
+            answer = await api.get("/docs", headers={**browser, "Authorization": junk.encode("latin-1")})
+            check_problem(answer, 401)
+
+
+async def test_a_token_that_may_only_read_changes_nothing(types: Registry, taskrunner_db: Database) -> None:
+    async with serving(types, taskrunner_db.url, api_tokens=TOKENS, api_token=TOKEN) as api:
+        reading, writing = ({"Authorization": f"Bearer {secret}"} for secret in ("reading", "writing"))
+        body = {"type": "Anything"}
+        id_ = (await api.post("/tasks", json=body, headers=writing)).json()["id"]
+        assert (await api.get(f"/tasks/{id_}", headers=reading)).status_code == 200
+        for method, path in (("POST", "/tasks"), ("DELETE", f"/tasks/{id_}"), ("POST", f"/tasks/{id_}/cancel")):
+            refused = await api.request(method, path, json=body, headers=reading)
+            assert "grafana may only read" in check_problem(refused, 403)["detail"]
+        assert (await api.get(f"/tasks/{id_}", headers=reading)).json()["state"] == "pending"
+        assert (await api.post("/tasks", json=body, headers={"Authorization": f"Bearer {TOKEN}"})).status_code == 201
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -15,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from taskrunner.control import settings_to_json
 from taskrunner.errors import SettingsInvalid
 from taskrunner.settings import NAMES, Setting, Settings, explain, load
 from taskrunner.settings.reference import EXAMPLE, GROUPS, PAGE, ROOT, example, reference
 from taskrunner.settings.sources import find_project, variable
 from taskrunner.settings.values import (
+    MASK,
     display,
     format_duration,
     format_queues,
@@ -125,6 +128,7 @@ GOOD = {
     "api_host": "::1",
     "api_port": "0",
     "api_token": "s3cret",
+    "api_tokens": "grafana:read:dashb0ard,ada:write:with:colons",
     "log_level": "DEBUG",
     "log_format": "json",
     "task_log": "Warning",
@@ -316,6 +320,7 @@ BAD = {
     "idempotency_retention": "0s",
     "partitions_ahead": "29",
     "api_token": "two words",
+    "api_tokens": "ada:admin:s3cret",
     "api_host": "",
     "api_port": "65536",
     "log_level": "loud",
@@ -454,6 +459,35 @@ def test_a_password_is_never_shown(url: str) -> None:
     except SettingsInvalid as error:
         shown = str(error) + repr(error.__cause__) + repr(error.__context__)
     assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("hunter2", "token 1 must be NAME:read:SECRET"),
+        ("ada:admin:hunter2", "token 1 must be NAME:read:SECRET"),
+        ("ada:write:", "token 1 must be NAME:read:SECRET"),
+        ("bob:read:x,a da:write:hunter2", "the name of token 2"),
+        ("token:write:hunter2", "and not local, token"),
+        ("ada:write:hunter 2", "the secret of ada must be ASCII"),
+        ("ada:write:hunter2,ada:read:x", "has the name ada twice"),
+        ("ada:write:hunter2,bob:read:hunter2", "two names have the same secret"),
+    ],
+)
+def test_bad_tokens_are_told_without_their_secrets(text: str, reason: str) -> None:
+    told = complaint(api_tokens=text)
+    assert reason in told
+    assert "hunter" not in told
+    assert f"api_tokens = {MASK}" in told
+
+
+def test_tokens_have_names_and_scopes_and_hide_their_secrets() -> None:
+    settings = load({"api_tokens": "grafana:read:hunter2, ada:write:hunter:2", "api_host": "0.0.0.0"})  # noqa: S104
+    read = [(token.name, token.scope, token.secret.get_secret_value()) for token in settings.api_tokens]
+    assert read == [("grafana", "read", "hunter2"), ("ada", "write", "hunter:2")]
+    assert "hunter" not in repr(explain(settings)) + repr(settings) + str(settings)
+    assert Settings(**json.loads(json.dumps(settings_to_json(settings)))).api_tokens == settings.api_tokens
+    assert "the secret of TASKRUNNER_API_TOKEN" in complaint(api_token="hunter2", api_tokens="ada:write:hunter2")
 
 
 def test_the_rest_of_the_address_is_shown() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from fastapi.security import HTTPBearer
+from fastapi.security import HTTPBasic, HTTPBearer
 
 from taskrunner.api.models import EXAMPLE_TASK, Problem
 
-# Declares the token for the description; `security.Guard` is what asks for it, also where there is no route.
-BEARER = HTTPBearer(auto_error=False, description="The setting TASKRUNNER_API_TOKEN; asked for where it is set.")
+# They declare the tokens for the description; `security.Guard` is what asks for one, also where there is no route.
+BEARER = HTTPBearer(auto_error=False, description="A token of the settings; asked for where there is one.")
+BASIC = HTTPBasic(auto_error=False, description="The same as a password, for browsers; any user name.")
 
 
 def _example(task: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
