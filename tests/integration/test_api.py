@@ -548,7 +548,7 @@ async def test_stats_count_every_state(api: httpx.AsyncClient, conn: psycopg.Con
 
 
 async def test_unknown_paths_and_methods_are_problems(offline: httpx.AsyncClient) -> None:
-    for path in ("/", "/nothing", "/tasks/", "/docs/nothing.js", "/docs/../app.py"):
+    for path in ("/nothing", "/tasks/", "/docs/nothing.js", "/docs/../app.py"):
         check_problem(await offline.get(path), 404)
     refused = await offline.put("/tasks", json={})
     check_problem(refused, 405)
