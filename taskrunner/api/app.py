@@ -17,6 +17,7 @@ from taskrunner.api.headers import SafeHeaders
 from taskrunner.api.routes import doctor, monitor, tasks
 from taskrunner.api.routes.describe import BASIC, BEARER, refusals
 from taskrunner.api.security import Guard
+from taskrunner.api.ui.pulse import Pulse
 from taskrunner.registry import Registry
 from taskrunner.settings import Settings
 
@@ -53,6 +54,7 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     )
     app.state.door = Door(settings, registry, url)
     app.state.doctor = Consultation(url, settings)
+    app.state.pulse = Pulse(app.state.door, url, listen=settings.listen)
     app.state.routers = [tasks.router, monitor.open_router, monitor.router, doctor.router]
     problems.install(app)
     app.add_middleware(BodyLimit)
@@ -72,7 +74,10 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
 @asynccontextmanager
 async def _open_door(app: FastAPI) -> AsyncIterator[None]:
     async with app.state.door:
-        yield
+        try:
+            yield
+        finally:
+            await app.state.pulse.close()
 
 
 def _name_problems(responses: dict[str, Any]) -> None:

@@ -59,8 +59,9 @@ async def serve(
         if listening is not None:
             listening(address)
 
+    app = create_app(settings, registry, url)
     config = uvicorn.Config(
-        create_app(settings, registry, url),
+        app,
         lifespan="on",
         ws="none",
         log_config=None,
@@ -69,11 +70,11 @@ async def serve(
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, math.ceil(settings.grace.total_seconds())),
     )
-    await _run(_Server(config, tell), sock, stop)
+    await _run(_Server(config, tell), sock, stop, app.state.pulse.end)
 
 
-async def _run(server: _Server, sock: socket.socket, stop: asyncio.Event) -> None:
-    stopping = asyncio.create_task(_obey(server, stop))
+async def _run(server: _Server, sock: socket.socket, stop: asyncio.Event, hush: Callable[[], None]) -> None:
+    stopping = asyncio.create_task(_obey(server, stop, hush))
     try:
         await server.serve(sockets=[sock])
     finally:
@@ -81,9 +82,11 @@ async def _run(server: _Server, sock: socket.socket, stop: asyncio.Event) -> Non
         sock.close()
 
 
-async def _obey(server: _Server, stop: asyncio.Event) -> None:
+async def _obey(server: _Server, stop: asyncio.Event, hush: Callable[[], None]) -> None:
+    """`hush` ends the responses that would not end by themselves."""
     await stop.wait()
     server.should_exit = True
+    hush()
 
 
 def _bind(host: str, port: int) -> socket.socket:
