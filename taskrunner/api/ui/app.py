@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
 from taskrunner.api.ui.assets import serve_asset
+from taskrunner.api.ui.events import events
 from taskrunner.api.ui.frame import failure
 
 
@@ -16,6 +17,7 @@ def install(app: FastAPI) -> None:
     app.add_route("/", _to_overview, include_in_schema=False)
     app.add_route("/ui", _to_overview, include_in_schema=False)
     app.add_route("/ui/static/{name}", serve_asset, include_in_schema=False)
+    app.add_route("/ui/events", events, include_in_schema=False)
 
 
 def _to_overview(_request: Request) -> RedirectResponse:

@@ -1,17 +1,15 @@
-"""`/ui/events`: server-sent events, by which a page learns that it is to ask for itself again.
+"""`/ui/events`: server-sent events, by which a page learns that it is to ask for itself again."""
 
-FastAPI reads the annotations at run time: no deferred ones here.
-"""
+from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import anyio
-from fastapi import APIRouter, HTTPException, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from taskrunner.api.ui.pulse import Pulse
-
-router = APIRouter(include_in_schema=False)
 
 
 class Events(EventSourceResponse):
@@ -22,7 +20,6 @@ class Events(EventSourceResponse):
         await anyio.sleep_forever()
 
 
-@router.get("/ui/events")
 async def events(request: Request) -> Events:
     """Send `changed` when something has changed, a second apart at least."""
     pulse: Pulse = request.app.state.pulse
