@@ -48,6 +48,7 @@ class Pulse:
         self._bell = asyncio.Event()
         self._works: list[asyncio.Task[None]] = []
         self._ending: set[asyncio.Task[None]] = set()
+        self._seen = ""  # the stamp of the last look, while somebody watches
         self._closed = False
 
     @property
@@ -81,9 +82,10 @@ class Pulse:
     @contextmanager
     def _watching(self) -> Iterator[asyncio.Event]:
         told = asyncio.Event()
-        told.set()
         self._watchers.add(told)
-        if not self._works and not self._closed:
+        if self._seen or self._closed:
+            told.set()
+        elif not self._works:
             self._start()
         try:
             yield told
@@ -101,7 +103,7 @@ class Pulse:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
             task.cancel()
-        self._works = []
+        self._works, self._seen = [], ""
 
     def _tell(self) -> None:
         for told in self._watchers:
@@ -109,14 +111,14 @@ class Pulse:
 
     async def _look_on(self) -> None:
         """Tell of each change; that the database goes away is one, and that it comes back."""
-        stamp = await self._stamp()
         while True:
-            woken = await _rung(self._bell, TICK - GAP)
+            woken, before = self._bell.is_set(), self._seen
             self._bell.clear()
-            before, stamp = stamp, await self._stamp()
-            if woken or stamp != before:
+            self._seen = await self._stamp()
+            if woken or self._seen != before:
                 self._tell()
             await asyncio.sleep(GAP)
+            await _rung(self._bell, TICK - GAP)
 
     async def _stamp(self) -> str:
         try:
@@ -145,9 +147,7 @@ class Pulse:
             await channel.shut(conn.close())
 
 
-async def _rung(bell: asyncio.Event, seconds: float) -> bool:
-    try:
+async def _rung(bell: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            return await bell.wait()
-    except TimeoutError:
-        return False
+            await bell.wait()

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from taskrunner.console.words import figure, span
+from taskrunner.wording import brief, figure
 
 
 def age(seconds: float | timedelta | None) -> str:
     """Return a length of time in one unit or two: `0.4s`, `3m`, `2d`; nothing for None."""
     if seconds is None:
         return ""
-    return span(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
+    return brief(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
 
 
 def ago(instant: datetime | None, now: datetime) -> str:
