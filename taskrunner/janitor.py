@@ -13,12 +13,13 @@ from functools import partial
 from psycopg.errors import LockNotAvailable
 
 from taskrunner.archive import Archive, Archived, ArchiveError
+from taskrunner.buckets import LEVELS
 from taskrunner.db import Link, Steps
 from taskrunner.errors import SchemaBehind
 from taskrunner.keeping import Keeping, Rule
 from taskrunner.leases import rescue_dead
 from taskrunner.settings import Settings
-from taskrunner.store import history
+from taskrunner.store import history, rollup
 from taskrunner.store import retention as rows
 from taskrunner.store.history import Outcome, Partition
 
@@ -37,7 +38,7 @@ class Maintained:
     """What one round of maintenance did, by the partitions' names; `blocked`: somebody's transaction has them locked.
 
     `swept` are rows that went from partitions that stay, `archived` the files, `failed` why something could not be
-    archived, and was kept.
+    archived, and was kept; `rolled_up` the spans of figures that were made coarser.
     """
 
     created: list[str] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Maintained:
     failed: dict[str, str] = field(default_factory=dict)
     deleted: dict[rows.Kind, int] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
+    rolled_up: int = 0
 
 
 class OtherJanitor(Exception):
@@ -81,6 +83,7 @@ async def retention(link: Link, settings: Settings, into: Maintained | None = No
     done = into or Maintained()
     await Retention(link, settings, done).history()
     await _delete_rows(link, settings, done)
+    done.rolled_up = await _roll_up(link)
     return done
 
 
@@ -199,6 +202,16 @@ async def _delete(link: Link, kind: rows.Kind, age: timedelta, oldest: datetime)
     while (gone := await link.run(rows.delete(kind, room=BATCH, retention=age, before=oldest))) == BATCH:
         total += gone
     return total + gone
+
+
+async def _roll_up(link: Link) -> int:
+    """Make figures coarser that are old enough, a span at a time, each in a transaction of its own."""
+    spans = 0
+    for level in LEVELS:
+        after = rollup.ANCIENT
+        while (next_ := await link.run(rollup.roll_up(level, after))) is not None:
+            after, spans = next_, spans + 1
+    return spans
 
 
 async def _locking(link: Link, work: Callable[[timedelta], Steps[Outcome]]) -> Outcome:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from taskrunner.reads.answer import Why
 from taskrunner.reads.audit import AuditEntry, AuditFilter, AuditPage, audit_of, audit_trail
+from taskrunner.reads.charts import RANGES, Chart, ChartFilter, chart
 from taskrunner.reads.figures import now, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
@@ -37,10 +38,13 @@ from taskrunner.reads.views import (
 )
 
 __all__ = [
+    "RANGES",
     "ROOM",
     "AuditEntry",
     "AuditFilter",
     "AuditPage",
+    "Chart",
+    "ChartFilter",
     "Counts",
     "DeadView",
     "FlowTask",
@@ -59,6 +63,7 @@ __all__ = [
     "Why",
     "audit_of",
     "audit_trail",
+    "chart",
     "dead_letter_by_id",
     "dead_letters",
     "detail",

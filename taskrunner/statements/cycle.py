@@ -22,7 +22,7 @@ OVERWRITTEN = """
 """
 
 # Counts what `ended` returns, in the same statement, so that counts and history always agree. A part of others.
-# The thirteen buckets are those between %(bounds)s, in seconds (store.task.BOUNDS).
+# The thirteen buckets are those between %(bounds)s, in seconds (buckets.BOUNDS).
 COUNTED = """counted AS (
     INSERT INTO taskrunner.task_stats AS s (minute, runner_id, tenant, queue, type, outcome, count,
            run_seconds, wait_seconds, run_histogram, wait_histogram)

@@ -13,13 +13,14 @@ def _each(sum_: str) -> str:
 FINE = """
 SELECT s.minute FROM taskrunner.task_stats s
  WHERE s.minute >= %(after)s AND s.minute < %(before)s
-   AND (s.runner_id <> '00000000-0000-0000-0000-000000000000' OR date_part('epoch', s.minute)::bigint %% %(span)s <> 0)
+   AND (s.runner_id <> '00000000-0000-0000-0000-000000000000'
+        OR date_part('epoch', s.minute)::bigint %% %(span)s::bigint <> 0)
  ORDER BY s.minute LIMIT 1
 """
 
 # The rows of one span become one of no runner, dated with its begin, for each tenant, queue, type and outcome: every
-# sum stays what it was. Of two janitors the second waits for the first one's rows and finds them gone; what somebody adds to
-# an old minute meanwhile makes it into the sum or stays a row of its own, for the next round.
+# sum stays what it was. Of two janitors the second waits for the first one's rows and finds them gone; what somebody
+# adds to an old minute meanwhile makes it into the sum, or stays a row of its own for the next round.
 ROLL_UP = (
     """
 WITH gone AS (

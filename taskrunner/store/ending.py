@@ -10,10 +10,11 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from taskrunner.buckets import BOUNDS
 from taskrunner.db import Op, Row, Steps, column
 from taskrunner.statements import ending as sql
 from taskrunner.store.successor import take_over
-from taskrunner.store.task import BOUNDS, Due, Ending, announce, dues
+from taskrunner.store.task import Due, Ending, announce, dues
 
 NOBODY = UUID(int=0)
 """The runner of what no runner has ended, in the counts."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from taskrunner.buckets import BOUNDS
 from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.errors import Conflict, InvalidArgument, NotFound
 from taskrunner.flow import Edge
@@ -19,7 +20,7 @@ from taskrunner.store import enqueue
 from taskrunner.store.ending import NOBODY, Ended, fail, leave
 from taskrunner.store.enqueue import Enqueued, NewTask, Stored
 from taskrunner.store.fresh import Batch
-from taskrunner.store.task import BOUNDS, Due, announce, dues
+from taskrunner.store.task import Due, announce, dues
 from taskrunner.task import Parent
 
 

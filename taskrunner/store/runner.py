@@ -9,10 +9,11 @@ from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from taskrunner.buckets import BOUNDS
 from taskrunner.db import Op, Row, Steps, column, nothing, scalar
 from taskrunner.statements import runner as sql
 from taskrunner.store.ending import end_many
-from taskrunner.store.task import BOUNDS, Due, Ending, announce
+from taskrunner.store.task import Due, Ending, announce
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from taskrunner.buckets import BOUNDS
 from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.statements import cycle as hot
 from taskrunner.statements import enqueue
 from taskrunner.statements import task as sql
-
-BOUNDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0]
-"""Upper bounds in seconds of the run-time and waiting-time histograms; the thirteenth bucket is open."""
 
 CHANNEL = "taskrunner"
 """NOTIFY channel: a JSON object with `queue`, `type`, `priority` and `due_in`; see `Hint`."""
