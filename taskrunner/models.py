@@ -375,7 +375,7 @@ class Audit(Table, table=True):
 
 
 class TaskStats(Table, table=True):
-    """What ended in one minute, by runner, type and outcome; written by the statement that ends the tasks."""
+    """What ended in a minute (long ago: five, or an hour), by runner, type and outcome; written with the end itself."""
 
     __tablename__ = "task_stats"
     __table_args__ = (
