@@ -15,7 +15,7 @@ from taskrunner.reads import Runner
 from taskrunner.statements import doctor as sql
 from taskrunner.wording import some, span
 
-BOUND = 1000
+BOUND = 100
 """How many due tasks of one front are counted."""
 
 UNCLAIMED = timedelta(minutes=1)

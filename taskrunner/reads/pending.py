@@ -10,7 +10,7 @@ from taskrunner.reads.answer import Task, Why
 from taskrunner.statements import why as sql
 from taskrunner.wording import listed, some, span
 
-ROOM = 10_000
+ROOM = 1000
 """How many tasks that come first are counted, at most."""
 
 SOON = 2.0

@@ -20,8 +20,12 @@ SELECT current_setting('synchronous_commit') AS synchronous_commit, current_sett
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS room
 """
 
-# Whether this login is told since when others' sessions have been at it.
-SEES_ALL = "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"
+# Whether there is nobody here of whom this login is not told since when he has been at it.
+SEES_ALL = """
+SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+    OR NOT EXISTS (SELECT FROM pg_stat_activity a
+                    WHERE a.datname = current_database() AND NOT pg_has_role(current_user, a.usesysid, 'USAGE'))
+"""
 
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
@@ -125,7 +129,7 @@ SELECT f.queue, f.type, f.priority, f.id, f.crashes,
        (SELECT count(*) FROM (
             SELECT FROM taskrunner.task t
              WHERE t.state = 'pending' AND t.queue = f.queue AND t.type = f.type AND t.priority = f.priority
-               AND t.maturity_at <= taskrunner.clock() LIMIT 1000) n) AS due
+               AND t.maturity_at <= taskrunner.clock() LIMIT 100) n) AS due
   FROM front f
  ORDER BY f.maturity_at
 """
