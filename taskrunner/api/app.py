@@ -14,7 +14,8 @@ from taskrunner.api.body import BodyLimit
 from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import Door
 from taskrunner.api.headers import SafeHeaders
-from taskrunner.api.routes import doctor, monitor, tasks
+from taskrunner.api.metrics import Fleet
+from taskrunner.api.routes import doctor, metrics, monitor, tasks
 from taskrunner.api.routes.describe import BASIC, BEARER, refusals
 from taskrunner.api.security import Guard
 from taskrunner.api.ui.pulse import Pulse
@@ -55,7 +56,8 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.state.door = Door(settings, registry, url)
     app.state.doctor = Consultation(url, settings)
     app.state.pulse = Pulse(app.state.door, url, listen=settings.listen)
-    app.state.routers = [tasks.router, monitor.open_router, monitor.router, doctor.router]
+    app.state.fleet = Fleet(app.state.door)
+    app.state.routers = [tasks.router, monitor.open_router, monitor.router, doctor.router, metrics.router]
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, settings=settings)
@@ -66,6 +68,7 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.include_router(monitor.open_router)
     app.include_router(monitor.router, dependencies=asked, responses=refused)
     app.include_router(doctor.router, dependencies=asked, responses=refused)
+    app.include_router(metrics.router, dependencies=asked, responses=refused)
     pages.install(app)
     ui.install(app)
     return app
