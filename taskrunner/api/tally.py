@@ -12,8 +12,8 @@ from datetime import datetime
 
 from prometheus_client.utils import floatToGoString
 
+from taskrunner.buckets import BOUNDS
 from taskrunner.reads.metrics import EndedInMinute
-from taskrunner.store.task import BOUNDS
 
 Minute = tuple[datetime, str, str, str]
 

@@ -11,7 +11,7 @@ from taskrunner.statements import metrics as sql
 
 
 class EndedInMinute(NamedTuple):
-    """What ended in one minute of one type in one queue; the histograms count runs and waits by `store.task.BOUNDS`."""
+    """What ended in one minute of one type in one queue; the histograms count runs and waits by `buckets.BOUNDS`."""
 
     minute: datetime
     queue: str
