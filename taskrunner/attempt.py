@@ -24,6 +24,7 @@ from taskrunner.payload import load_payload
 from taskrunner.redaction import MARKS, marks_of, texts_at, unmarked
 from taskrunner.registry import Registry, TaskType
 from taskrunner.runcontext import RunContext
+from taskrunner.scope import secretive
 from taskrunner.secretfields import may_hold, secrets_in
 from taskrunner.store.task import Claimed
 from taskrunner.task import RunInfo, Task, ask_next_try, bind
@@ -148,6 +149,8 @@ class Attempt:
         claim = self.claim
         self.timeout = kind.timeout
         self._task = task
+        if self.veil:
+            secretive.add(self)
         bind(
             task,
             RunInfo(
@@ -207,6 +210,7 @@ class Attempt:
         except Exception:
             log.exception("%s %s could not be carried out: released", self.claim.type, self.claim.id)
         finally:
+            secretive.discard(self)
             task, self._task = self._task, None  # or only the garbage collector could free them
             self._handle = self._timer = None
             if self.effects is None:

@@ -19,7 +19,7 @@ from structlog.typing import Processor
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.redaction import MASK, by_name, secret_name
 from taskrunner.runlog import LineKeeper, TaskFields, level_number, tell_thread_failures
-from taskrunner.scope import current
+from taskrunner.scope import current, secretive
 
 _ISO = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
 
@@ -92,6 +92,7 @@ def _formatter(finish: list[Processor], *, short: bool) -> structlog.stdlib.Proc
             structlog.stdlib.ExtraAdder(),
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time") if short else _ISO,
             _process_id,
+            _childs_traceback,
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
     )
@@ -138,13 +139,14 @@ def _short(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutable
 def _veiled(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Cover what nobody is to read: the secrets of the task that runs, and what is named like one."""
     scope = current.get()
+    scopes = tuple(secretive) if scope is None else (scope,)
     for name, value in event.items():
         if secret_name(name):
             event[name] = MASK
         elif isinstance(value, dict | list | tuple):
             event[name] = by_name(value)
-        if scope is not None and isinstance(event[name], str):
-            event[name] = scope.veiled(event[name])
+        for one in scopes if isinstance(value, str) else ():
+            event[name] = one.veiled(event[name])
     return event
 
 
@@ -152,6 +154,14 @@ def _process_id(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mu
     event["pid"] = os.getpid()
     for copy in ("color_message", "message", "asctime"):  # uvicorn's, and what another handler has left in the record
         event.pop(copy, None)
+    return event
+
+
+def _childs_traceback(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take the traceback of a child process's record, which comes as text."""
+    record = event.get("_record")
+    if record is not None and record.exc_text and not record.exc_info:
+        event["exception"] = record.exc_text
     return event
 
 

@@ -30,6 +30,7 @@ from taskrunner.jsonvalue import (
     scan,
     storable,
 )
+from taskrunner.redaction import MASK
 from taskrunner.secretfields import Path, clear, is_secret, reveal
 
 __all__ = [
@@ -149,7 +150,9 @@ def _foreign(value: object, depth: int) -> int:
         if not value.is_finite():
             raise RefusedError(f"Decimal {value} is no JSON number")
     elif is_secret(value):
-        return FOREIGN | SECRET | scan(clear(value), depth, _foreign)
+        if (inside := clear(value)) == MASK:
+            raise RefusedError("this is how a secret is shown, and not the secret: give that")
+        return FOREIGN | SECRET | scan(inside, depth, _foreign)
     elif isinstance(value, BaseModel):
         return FOREIGN | scan({**value.__dict__, **(value.__pydantic_extra__ or {})}, depth, _foreign)
     elif is_dataclass(value):

@@ -57,17 +57,21 @@ def keeps_all() -> bool:
     return any(isinstance(handler, LineKeeper) for handler in logging.getLogger().handlers)
 
 
-class TaskLogger(logging.LoggerAdapter[logging.Logger]):
+class FieldLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose records carry fields of its own, beside those that the caller gives as `extra=`."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Add the fields."""
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+class TaskLogger(FieldLogger):
     """`self.context.logger`: its records carry the task's fields and are kept with the task, whoever set logging up."""
 
     def __init__(self, logger: logging.Logger, scope: Scope) -> None:
         super().__init__(logger, scope.log_fields())
         self._scope = scope
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Add the task's fields to those that the caller gives."""
-        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
-        return msg, kwargs
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's own name
         """Whether such a record is written or kept."""

@@ -32,4 +32,7 @@ class Scope(Protocol):
         """Return the text without the task's own secrets."""
 
 
+secretive: set[Scope] = set()
+"""The runs under way whose tasks have secrets: what is written outside of any scope may still tell them."""
+
 current: ContextVar[Scope | None] = ContextVar("taskrunner_scope", default=None)

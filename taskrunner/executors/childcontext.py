@@ -22,6 +22,7 @@ from taskrunner.executors.childlink import Link, RequestRefused
 from taskrunner.once import called, checked_key, on_a_loop, written
 from taskrunner.outcome import Succeeded, classify
 from taskrunner.progress import checked
+from taskrunner.runlog import FieldLogger
 from taskrunner.task import Parent
 from taskrunner.veil import NONE
 
@@ -55,7 +56,7 @@ class ChildContext:
     def logger(self) -> logging.LoggerAdapter[Any]:
         """A logger whose records carry the task's id and type."""
         extra = {"task_id": str(self.id), "task_type": self._type, "task_try": self._tries + 1}
-        return logging.LoggerAdapter(logging.getLogger("taskrunner.task"), extra)
+        return FieldLogger(logging.getLogger("taskrunner.task"), extra)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Show people how far the task is."""

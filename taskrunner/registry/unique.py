@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 from taskrunner.errors import InvalidArgument
 from taskrunner.jsonvalue import RefusedError, check_text
 from taskrunner.registry.types import TaskType
+from taskrunner.secretfields import clear, is_secret
 from taskrunner.task import Task
 
 MAX_KEY = 255  # characters
@@ -62,6 +63,8 @@ def _canonical(value: object) -> str:
 
 
 def _plain(value: object) -> object:
+    if is_secret(value):
+        return "sha256:" + sha256(_canonical(clear(value)).encode()).hexdigest()
     if isinstance(value, set | frozenset):
         return sorted(map(_canonical, value))
     if isinstance(value, datetime) and value.tzinfo:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr
 
 from taskrunner import Task, reads, redaction, register_task
 from taskrunner.db import Op
-from taskrunner.errors import InvalidArgument
+from taskrunner.errors import InvalidArgument, PayloadInvalid
 from taskrunner.payload import dump_marked, load_payload
 from taskrunner.redaction import MARKS, MASK, by_name, by_path, secret_name
 from taskrunner.veil import Veil
@@ -298,6 +298,26 @@ async def test_a_schedule_s_pattern_is_shown_covered_and_its_tasks_run_whole(eng
         shown = engine.do(reads.schedule_named("pay"))
         assert shown is not None
         assert shown.payload == {"token": MASK, "amount": 7}
+
+
+def test_what_was_covered_is_not_taken_for_the_secret(engine: Engine) -> None:
+    pay = register()
+    with engine.door() as door, pytest.raises(PayloadInvalid, match=r"Pay\.token: this is how a secret is shown"):
+        door.add(pay(token=MASK))
+
+
+def test_a_type_that_is_unique_by_a_secret_tells_two_of_them_apart_and_keeps_neither(engine: Engine) -> None:
+    @register_task("Session", unique=("token",))
+    class Session(Task):
+        token: SecretStr
+
+        def run(self) -> None: ...
+
+    with engine.door() as door:
+        first = door.add(Session(token=SecretStr("first-token")))
+        assert door.add(Session(token=SecretStr("second-token"))).created
+        assert door.add(Session(token=SecretStr("first-token"))).id == first.id
+    assert "first-token" not in str(engine.rows("SELECT unique_key FROM taskrunner.task"))
 
 
 def test_meta_cannot_say_what_is_secret(engine: Engine) -> None:
