@@ -255,9 +255,12 @@ class AsyncTaskQueue(Door):
         since: datetime | None = None,
         limit: int = 50,
         after: UUID | str | None = None,
+        **filters: Any,
     ) -> Page[TaskView]:
         """Return a page of tasks, the newest first: see `TaskQueue.list_tasks`."""
-        asked = self._listed(type, state=state, queue=queue, tenant=tenant, since=since, limit=limit, after=after)
+        asked = self._listed(
+            type, state=state, queue=queue, tenant=tenant, since=since, limit=limit, after=after, **filters
+        )
         return await self._run(lambda: reads.list_tasks(asked))
 
     async def stats(self) -> dict[str, int]:

@@ -16,4 +16,24 @@ def ended_since(ids: Collection[UUID]) -> datetime:
     if any(id_.version != 7 for id_ in ids):
         return datetime(1970, 1, 1, tzinfo=UTC)
     made = datetime.fromtimestamp(min(id_.int >> 80 for id_ in ids) / 1000, tz=UTC)
-    return min(made, datetime.now(UTC)) - timedelta(days=1)
+    return min(made, datetime.now(UTC)) - _WRONG
+
+
+def made_at(id_: UUID) -> datetime | None:
+    """Return when an id was made, by the clock of who made it; None of one that does not tell."""
+    if id_.version != 7:
+        return None
+    try:
+        return datetime.fromtimestamp((id_.int >> 80) / 1000, tz=UTC)
+    except (OverflowError, ValueError):
+        return None
+
+
+def made_before(until: datetime) -> UUID:
+    """Return an id that is above those of all tasks created before an instant."""
+    milliseconds = min((until.timestamp() + _WRONG.total_seconds()) * 1000, 2**48 - 1)
+    return UUID(int=max(int(milliseconds), 0) << 80)
+
+
+_WRONG = timedelta(days=1)
+"""How wrong the clocks of clients may be."""

@@ -296,13 +296,17 @@ class TaskQueue(Door):
         since: datetime | None = None,
         limit: int = 50,
         after: UUID | str | None = None,
+        **filters: Any,
     ) -> Page[TaskView]:
         """Return a page of tasks, live, ended and dead in one list, the newest first; a bound door's own.
 
         `type` is a class or a name, `since` the earliest creation. `next` of the page is `after` of the next one, and
-        None on the last; a page may be short, or empty, with more behind it. Raises: `InvalidArgument`.
+        None on the last; a page may be short, or empty, with more behind it. `filters` are the other fields of
+        `reads.TaskFilter`: `until`, `key`, `error`, `where`, `runner_id`, `ids`. Raises: `InvalidArgument`.
         """
-        asked = self._listed(type, state=state, queue=queue, tenant=tenant, since=since, limit=limit, after=after)
+        asked = self._listed(
+            type, state=state, queue=queue, tenant=tenant, since=since, limit=limit, after=after, **filters
+        )
         return self._run(lambda: reads.list_tasks(asked))
 
     def stats(self) -> dict[str, int]:

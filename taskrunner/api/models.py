@@ -20,8 +20,11 @@ from pydantic import (
     model_validator,
 )
 
+from taskrunner import search
 from taskrunner.intake import OnConflict
+from taskrunner.listing import searched
 from taskrunner.reads import TaskFilter, TaskView
+from taskrunner.reads.views import Text
 from taskrunner.states import State
 
 _INT32 = 2**31
@@ -64,7 +67,6 @@ def _in_utc(value: datetime) -> datetime:
 
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
-Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL holds no NUL
 
 
 def _one_of(*names: str) -> dict[str, Any]:
@@ -159,10 +161,18 @@ class Reschedule(Maturity):
 class TaskQuery(TaskFilter):
     """The filters of the list."""
 
-    type: Text | None = None
-    queue: Text | None = None
-    tenant: Text | None = None
+    q: Text | None = Field(
+        None,
+        max_length=search.LONGEST,
+        description="A search text beside the other filters, as people type it.",
+        examples=['type:SendEmail since:2h payload.user.id:42 error:"timed out"'],
+    )
     since: Instant | None = Field(None, description="Only tasks created at this instant or later.")
+    until: Instant | None = Field(None, description="Only tasks created before this instant.")
+
+    def wanted(self, now: datetime) -> TaskFilter:
+        """Return the filter, with what the search text asks for. Raises: `InvalidArgument`."""
+        return searched(self.q or "", now, **self.model_dump(exclude={"q"}, exclude_unset=True))
 
 
 class Added(BaseModel):

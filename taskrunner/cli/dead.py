@@ -6,19 +6,37 @@ from typing import Annotated
 
 import typer
 
-from taskrunner.cli.options import After, AsJson, ByQueue, ByTenant, ByType, Limit, Since, TaskId, Yes
+from taskrunner.cli.options import (
+    After,
+    AsJson,
+    ByError,
+    ByQueue,
+    ByTenant,
+    ByType,
+    Limit,
+    Search,
+    Since,
+    TaskId,
+    Until,
+    Where,
+    Yes,
+)
 
 app = typer.Typer(help="List, show, requeue and delete dead letters.", no_args_is_help=True, rich_markup_mode=None)
 
 Requeued = Annotated[bool, typer.Option("--all", help="Also those that were requeued.")]
 
 
-@app.command("list", epilog="Example: taskrunner dead list --type SendEmail")
+@app.command("list", epilog='Example: taskrunner dead list type:SendEmail error:"timed out"')
 def list_(
+    search: Search = None,
     type_: ByType = None,
     queue: ByQueue = None,
     tenant: ByTenant = None,
     since: Since = None,
+    until: Until = None,
+    error: ByError = None,
+    where: Where = None,
     limit: Limit = 50,
     after: After = None,
     requeued: Requeued = False,
@@ -26,19 +44,29 @@ def list_(
 ) -> None:
     """List dead letters, the newest first.
 
-    Those that were requeued are left out, unless --all is given.
+    A search is as that of `taskrunner tasks list`. Those that were requeued are left out, unless --all is given.
     """
     from functools import partial
 
     from taskrunner import console, reads
-    from taskrunner.cli.options import since as since_when
+    from taskrunner.cli.options import searched
     from taskrunner.cli.pages import listed
     from taskrunner.cli.session import emit, session
 
     with session(tenant=tenant) as opened:
         now = opened.run(reads.now())
-        wanted = reads.TaskFilter(
-            type=type_, queue=queue, tenant=tenant, since=since_when(since, now), limit=limit, after=after
+        wanted = searched(
+            search,
+            now,
+            type=type_,
+            queue=queue,
+            tenant=tenant,
+            since=since,
+            until=until,
+            error=error,
+            where=tuple(where or ()),
+            limit=limit,
+            after=after,
         )
         found = listed(opened, partial(reads.dead_letters, requeued=requeued), wanted)
     emit(found, as_json, lambda: console.show_dead(found, now))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from taskrunner.errors import InvalidArgument
 from taskrunner.states import State
+
+if TYPE_CHECKING:
+    from taskrunner.reads import TaskFilter
 
 
 def task_id(text: str) -> UUID:
@@ -30,6 +33,22 @@ ByType = Annotated[str | None, typer.Option("--type", help="Only tasks of this t
 ByQueue = Annotated[str | None, typer.Option("--queue", help="Only tasks of this queue.")]
 ByTenant = Annotated[str | None, typer.Option("--tenant", help="Only tasks of this tenant.")]
 Since = Annotated[str | None, typer.Option(help="Only tasks created since: 15m, 2h, 7d ago, or an ISO time.")]
+Until = Annotated[str | None, typer.Option(help="Only tasks created before: 15m, 2h, 7d ago, or an ISO time.")]
+ByKey = Annotated[str | None, typer.Option("--key", help="Only tasks with this key.")]
+ByError = Annotated[
+    str | None, typer.Option("--error", help="Only tasks whose last error has this text, in its message or traceback.")
+]
+ByRunner = Annotated[
+    UUID | None, typer.Option("--runner", metavar="ID", parser=task_id, help="Only tasks of this runner.")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="FIELD:VALUE", help="Only tasks with this field: payload.user.id:42. Repeatable."),
+]
+Search = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SEARCH]...", help="Words such as type:SendEmail state:dead payload.user.id:42."),
+]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
 After = Annotated[
     UUID | None,
@@ -62,13 +81,20 @@ def instant(text: str | None, option: str) -> datetime | None:
     return read
 
 
-def since(text: str | None, now: datetime) -> datetime | None:
+def since(text: str | None, now: datetime, option: str = "--since") -> datetime | None:
     """Read an ISO time, or a duration before `now`. Raises: `InvalidArgument`."""
-    if text is None:
-        return None
-    if text[:1].isdigit() and "-" not in text:
-        return now - (duration(text, "--since") or timedelta(0))
-    return instant(text, "--since")
+    from taskrunner import search
+
+    return None if text is None else search.instant(text, now, option)
+
+
+def searched(words: list[str] | None, now: datetime, **filters: Any) -> TaskFilter:
+    """Return the filter of a search and of options; the shell has taken the quotes of the words away."""
+    from taskrunner import listing, search
+
+    for name in ("since", "until"):
+        filters[name] = since(filters.get(name), now, f"--{name}")
+    return listing.searched(" ".join(map(search.from_shell, words or [])), now, **filters)
 
 
 def given(**options: Any) -> dict[str, Any]:

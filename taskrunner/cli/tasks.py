@@ -7,7 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taskrunner.cli.bykey import Key, OfTenant, OfType, SomeId
-from taskrunner.cli.options import After, AsJson, ByQueue, ByState, ByTenant, ByType, Limit, Since, TaskId
+from taskrunner.cli.options import (
+    After,
+    AsJson,
+    ByError,
+    ByKey,
+    ByQueue,
+    ByRunner,
+    ByState,
+    ByTenant,
+    ByType,
+    Limit,
+    Search,
+    Since,
+    TaskId,
+    Until,
+    Where,
+)
 from taskrunner.cli.tasklog import Log
 from taskrunner.cli.wholeflow import Flow
 
@@ -25,34 +41,50 @@ At = Annotated[str | None, typer.Option(help="Due at this ISO time, as in 2026-0
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it live until it has ended.")]
 
 
-@app.command("list", epilog="Example: taskrunner tasks list --state dead --since 2h --limit 20")
+@app.command("list", epilog="Example: taskrunner tasks list state:dead since:2h payload.user.id:42 --limit 20")
 def list_(
+    search: Search = None,
     state: ByState = None,
     type_: ByType = None,
     queue: ByQueue = None,
     tenant: ByTenant = None,
+    key: ByKey = None,
     since: Since = None,
+    until: Until = None,
+    error: ByError = None,
+    where: Where = None,
+    runner: ByRunner = None,
     limit: Limit = 50,
     after: After = None,
     as_json: AsJson = False,
 ) -> None:
     """List tasks of all states, the newest first.
 
+    A search has the words state, type, queue, tenant, key, since, until, error, runner, payload.FIELD and meta.FIELD,
+    each with a colon and a value, and ids. A type may end with a star. All that is given must hold.
+
     A page that is not the last ends with how to get the next one.
     """
     from taskrunner import console, reads
-    from taskrunner.cli.options import since as since_when
+    from taskrunner.cli.options import searched
     from taskrunner.cli.pages import listed
     from taskrunner.cli.session import emit, session
 
     with session(tenant=tenant) as opened:
         now = opened.run(reads.now())
-        wanted = reads.TaskFilter(
+        wanted = searched(
+            search,
+            now,
             state=state,
             type=type_,
             queue=queue,
             tenant=tenant,
-            since=since_when(since, now),
+            key=key,
+            since=since,
+            until=until,
+            error=error,
+            where=tuple(where or ()),
+            runner_id=runner,
             limit=limit,
             after=after,
         )

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, scalar
+from taskrunner.idtime import made_before
+from taskrunner.reads.conditions import Conditions, conditions
 from taskrunner.reads.views import DeadView, Page, TaskFilter, TaskView
 from taskrunner.redaction import covered, unmarked
 from taskrunner.statements import reads as sql
@@ -20,6 +22,9 @@ ROOM = 50_000
 
 APART = 4
 """How much less of the rare states of history: each of their rows is on a page of its own."""
+
+DEAR = 4
+"""How much less where each row's JSON has to be looked into."""
 
 _TASK_FIELDS, _DEAD_FIELDS = tuple(TaskView.model_fields), tuple(DeadView.model_fields)
 _SUCCESSOR_FIELDS = ["type", "queue", "tenant", "priority", "payload", "maturity_at", "created_at", "meta"]
@@ -38,13 +43,6 @@ _OPEN = " AND t.requeued_as IS NULL"
 _PAGE = " ORDER BY t.id DESC LIMIT %(limit)s"
 _LAST = " ORDER BY t.id DESC OFFSET %(room)s - 1 LIMIT 1"
 
-# What a filter asks of every table.
-_FILTERS = {
-    "type": " AND t.type = %(type)s",
-    "queue": " AND t.queue = %(queue)s",
-    "tenant": " AND t.tenant = %(tenant)s",
-    "since": " AND t.created_at >= %(since)s",
-}
 _AFTER, _FLOOR, _REACH = " AND t.id < %(after)s", " AND t.id >= %(floor)s", " AND t.finished_at >= %(reach)s"
 
 # As text and not as a parameter, or a prepared plan could not use the index of the rare ones.
@@ -98,7 +96,8 @@ def list_tasks(wanted: TaskFilter, room: int = ROOM) -> Steps[Page[TaskView]]:
     """Return a page of tasks, the newest first; a dead letter that was requeued is its new task's business.
 
     The order is that of the ids, which for UUIDv7 is that of their creation. A page looks at no more than `room` rows
-    of each table: where few of them are wanted it is short, or empty, and says where to go on.
+    of each table, and a quarter of them where each one's JSON is looked into: where few of them are wanted it is short,
+    or empty, and says where to go on.
     """
     if wanted.state in _RARE:
         room = max(room // APART, 1)
@@ -133,27 +132,37 @@ def _paged(
     sources: Sequence[Source], wanted: TaskFilter, room: int, read: Callable[[Sequence[Row]], list[T]]
 ) -> Steps[Page[T]]:
     """Find out how far down the page may look, and look."""
-    params: dict[str, Any] = {**dict(wanted), "room": room, "floor": None, "reach": None}
+    asked = conditions(wanted)
+    params: dict[str, Any] = {**dict(wanted), **asked.params, "room": room, "floor": None, "reach": None}
+    params["after"] = _start(wanted)
     if wanted.since is not None and any(source.ended for source in sources):
         params["reach"] = yield Op(sql.REACH, params, scalar)
-    counted = _floor(sources, params)
+    if asked.dear:
+        params["room"] = max(room // DEAR, 1)
+    narrow = wanted.state is not None or asked.texts
+    counted = _floor(sources, params) if narrow and not wanted.ids else ""
     params["floor"] = (yield Op(counted, params, scalar)) if counted else None
-    items: list[T] = yield Op(_merged([_page(source, params) for source in sources]), params, read)
+    items: list[T] = yield Op(_merged([_page(source, asked, params) for source in sources]), params, read)
     return Page(items=items, next=items[-1].id if len(items) == wanted.limit else params["floor"])
 
 
 def _floor(sources: Sequence[Source], params: Mapping[str, Any]) -> str:
-    """Return the statement for the lowest id to look at: of what an unfiltered list shows, no row is in vain."""
-    if all(params[name] is None for name in ("state", *_FILTERS)):
-        return ""
+    """Return the statement for the lowest id to look at."""
     parts = [source.counted + _bounds(source, params) + _LAST for source in sources if source.counted]
     return "SELECT greatest((" + "),\n(".join(parts) + "))" if parts else ""
 
 
-def _page(source: Source, params: Mapping[str, Any]) -> str:
+def _page(source: Source, asked: Conditions, params: Mapping[str, Any]) -> str:
     """Put what is wanted behind the select of one table."""
-    filters = [text for name, text in _FILTERS.items() if params[name] is not None]
-    return source.select + source.own + "".join(filters) + _bounds(source, params) + _PAGE
+    return source.select + source.own + "".join(asked.texts) + _bounds(source, params) + _PAGE
+
+
+def _start(wanted: TaskFilter) -> UUID | None:
+    """Return the id to begin below: that of the page before, or one that was made after `until`."""
+    if wanted.until is None:
+        return wanted.after
+    end = made_before(wanted.until)
+    return end if wanted.after is None else min(end, wanted.after)
 
 
 def _bounds(source: Source, params: Mapping[str, Any]) -> str:

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from taskrunner import search
+from taskrunner.jsonvalue import storable
 from taskrunner.states import State
 
 T = TypeVar("T", bound="TaskView")
+
+MOST_IDS = 1000
+"""Tasks that a filter may name."""
+
+
+def _text(value: str) -> str:
+    if not storable(value):
+        raise ValueError("holds a character that no task can have")
+    return value
+
+
+def _field(term: str) -> str:
+    search.read_where(term)
+    return term
+
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$"), AfterValidator(_text)]  # PostgreSQL holds no NUL
+Term = Annotated[
+    str, Field(pattern=r"^(payload|meta)(\.[^.:\x00]+)+:[^\x00]*$", max_length=1000), AfterValidator(_field)
+]
 
 
 class TaskView(BaseModel):
@@ -43,15 +65,28 @@ class DeadView(TaskView):
 
 
 class TaskFilter(BaseModel):
-    """Which tasks to list: what is None does not matter; `after` is the last id of the page before."""
+    """Which tasks to list: what is None or empty does not matter; `after` is the last id of the page before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: State | None = None
-    type: str | None = None
-    queue: str | None = None
-    tenant: str | None = None
+    type: Text | None = Field(None, description="Only tasks of this type; `Mail*` is all that begin with `Mail`.")
+    queue: Text | None = None
+    tenant: Text | None = None
+    key: Text | None = Field(None, description="Only tasks with this key, as it was given at the enqueue.")
     since: AwareDatetime | None = Field(None, description="Only tasks created at this instant or later.")
+    until: AwareDatetime | None = Field(None, description="Only tasks created before this instant.")
+    error: Text | None = Field(
+        None, max_length=1000, description="Only tasks whose last error has this text in its message or traceback."
+    )
+    runner_id: UUID | None = Field(None, description="Only tasks that this runner runs, or has ended.")
+    where: tuple[Term, ...] = Field(
+        (),
+        max_length=10,
+        description='Only tasks with these fields: `payload.user.id:42` finds 42 and "42", and lists that hold one.',
+        examples=[["payload.user.id:42"]],
+    )
+    ids: tuple[UUID, ...] = Field((), max_length=MOST_IDS, description="Only these tasks.")
     limit: int = Field(50, ge=1, le=1000)
     after: UUID | None = Field(None, description="The last id of the page before.")
 

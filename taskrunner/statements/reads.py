@@ -31,6 +31,29 @@ SELECT t.id, t.type, t.queue, t.tenant, 'dead' AS state, t.priority, t.payload, 
   FROM taskrunner.dead_letter t
  WHERE true"""
 
+# What a filter asks of each of these tables, by the filter's fields. `dead_letter` and both others have the columns.
+FILTERS = {
+    "type": " AND t.type = %(type)s",
+    "queue": " AND t.queue = %(queue)s",
+    "tenant": " AND t.tenant = %(tenant)s",
+    "key": " AND t.unique_key = %(key)s",
+    "since": " AND t.created_at >= %(since)s",
+    "until": " AND t.created_at < %(until)s",
+    "runner_id": " AND t.runner_id = %(runner_id)s",
+    "ids": " AND t.id = ANY(%(ids)s::uuid[])",
+    # The text is looked for as it stands: no pattern. Most tasks have no errors, and cost no more than that.
+    "error": """ AND t.errors <> '[]' AND strpos(
+       lower(concat_ws(E'\\n', t.errors -> -1 ->> 'message', t.errors -> -1 ->> 'traceback')), lower(%(error)s)) > 0""",
+}
+TYPE_PREFIX = " AND starts_with(t.type, %(type)s)"
+
+# `@>`: equal, or a list that holds it. What is typed as a secret is found by nobody: an answer would tell its value.
+PAYLOAD_FIELD = """ AND t.payload #> %(path)s::text[] @> ANY(%(values)s::text[]::jsonb[])
+   AND CASE WHEN jsonb_typeof(t.meta -> '$secrets') = 'array' THEN NOT EXISTS (
+            SELECT FROM jsonb_array_elements(t.meta -> '$secrets') m WHERE m.value ->> 0 IN (%(step)s, '*'))
+       ELSE true END"""
+META_FIELD = " AND t.meta #> %(path)s::text[] @> ANY(%(values)s::text[]::jsonb[])"
+
 # How far down a page may look, by the primary keys alone; the states of history that are rare, by task_history_rare.
 LIVE_IDS = "SELECT t.id FROM taskrunner.task t WHERE true"
 ENDED_IDS = "SELECT t.id FROM taskrunner.task_history t WHERE true"

@@ -30,7 +30,11 @@ from taskrunner.testing.database import Database
 from tests.engine import Engine
 from tests.plans import numbered
 
-PARTS = {"COUNTED", "TOLD", "ENDING", "CLAIMED", "TAKES_OVER", "FORGOTTEN", "OVERWRITTEN"}
+PARTS = {"COUNTED", "TOLD", "ENDING", "CLAIMED", "TAKES_OVER", "FORGOTTEN", "OVERWRITTEN"} | {
+    "TYPE_PREFIX",
+    "PAYLOAD_FIELD",
+    "META_FIELD",
+}
 """Constants that are parts of others and no statements by themselves."""
 
 

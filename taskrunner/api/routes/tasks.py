@@ -3,6 +3,7 @@
 FastAPI reads the annotations at run time: no deferred ones here.
 """
 
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -52,13 +53,12 @@ async def add(order: AddTask, door: OpenDoor, response: Response, idempotency_ke
 
 
 @router.get("", operation_id="list_tasks")
-async def list_(
-    wanted: Annotated[TaskQuery, Query()], door: OpenDoor, request: Request, response: Response
-) -> TaskPage:
+async def list_(query: Annotated[TaskQuery, Query()], door: OpenDoor, request: Request, response: Response) -> TaskPage:
     """List tasks of all states, the newest first, a page at a time.
 
     A page may be short, or empty, with more behind it: go on while `next` is not null.
     """
+    wanted = query.wanted(await door.run(reads.now) if query.q else datetime.now(UTC))
     page = await door.run(lambda: reads.list_tasks(wanted))
     if page.next is not None:
         url = request.url.include_query_params(after=page.next)
