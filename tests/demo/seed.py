@@ -38,14 +38,14 @@ said AS (
     SELECT m.minute, r.queue, r.type, o.outcome, r.seconds,
            greatest(0, round(r.often * o.share * (0.65 + 0.35 * sin(extract(epoch FROM m.minute) / 13750))
              * (0.7 + 0.6 * (hashtext(r.type || m.minute) & 1023) / 1023.0)
-             * CASE WHEN o.outcome IN ('dead', 'failed') AND r.type = 'ChargeCard'
+             * CASE WHEN o.outcome IN ('dead', 'retried') AND r.type = 'ChargeCard'
                      AND m.minute BETWEEN q.began AND q.began + interval '15 minutes' THEN 30 ELSE 1 END)) AS count
       FROM generate_series(date_trunc('minute', taskrunner.clock() - %(span)s), taskrunner.clock(),
                            interval '1 minute') AS m (minute)
      CROSS JOIN quarter q
      CROSS JOIN unnest(%(queues)s::text[], %(types)s::text[], %(often)s::float[], %(seconds)s::float[])
                   AS r (queue, type, often, seconds)
-     CROSS JOIN (VALUES ('succeeded', 0.96), ('failed', 0.03), ('ignored', 0.008), ('dead', 0.012))
+     CROSS JOIN (VALUES ('succeeded', 0.96), ('retried', 0.03), ('ignored', 0.008), ('dead', 0.012))
                   AS o (outcome, share)
 )
 INSERT INTO taskrunner.task_stats (minute, runner_id, tenant, queue, type, outcome, count, run_seconds, wait_seconds,

@@ -92,7 +92,10 @@ async def test_a_task_that_starts_or_logs_is_told_of(types: Registry, taskrunner
         for statement in (
             "UPDATE taskrunner.task SET state = 'running', runner_id = id WHERE id = %s",
             "UPDATE taskrunner.task SET progress = '{\"done\": 1}' WHERE id = %s",
-            "INSERT INTO taskrunner.task_log (task_id, claim_no, logged_at, level, message) SELECT %s, 1, now(), '', ''",
+            (
+                "INSERT INTO taskrunner.task_log (task_id, claim_no, logged_at, level, message)"
+                " SELECT %s, 1, now(), '', ''"
+            ),
         ):
             await asyncio.to_thread(execute, taskrunner_db.url, statement, id_)
             assert await page.word() == "changed"
