@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from taskrunner.cli.session import Session
-    from taskrunner.reads import Status
+    from taskrunner.reads import Recent, Status
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Look again each second, until Ctrl-C.")]
 
@@ -38,16 +38,17 @@ def status(watch: Watch = False, tenant: ByTenant = None, as_json: AsJson = Fals
         if watch:
             _watch(opened, as_json, tenant)
             return
-        found, now = _look(opened.connection, tenant)
-        emit(found, as_json, lambda: console.show_status(found, now, width=console.screen().width))
+        found, now, recent = _look(opened.connection, tenant)
+        emit(found, as_json, lambda: console.show_status(found, now, width=console.screen().width, recent=recent))
 
 
-def _look(connection: Connection[Any], tenant: str | None) -> tuple[Status, datetime]:
+def _look(connection: Connection[Any], tenant: str | None) -> tuple[Status, datetime, Recent]:
     from taskrunner import reads
     from taskrunner.db import run
     from taskrunner.tenancy import run_as
 
-    return run_as(connection, reads.status(tenant), tenant), run(connection, reads.now())
+    found, recent = run_as(connection, reads.status(tenant), tenant), run_as(connection, reads.recent(tenant), tenant)
+    return found, run(connection, reads.now()), recent
 
 
 def _watch(opened: Session, as_json: bool, tenant: str | None) -> None:
@@ -57,7 +58,7 @@ def _watch(opened: Session, as_json: bool, tenant: str | None) -> None:
     connection = opened.connection
     with ExitStack() as later:
 
-        def look() -> tuple[Status, datetime]:
+        def look() -> tuple[Status, datetime, Recent]:
             nonlocal connection
             if connection.closed:  # the database was away
                 connection = later.enter_context(connect(opened.url, name="taskrunner cli"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from threading import Event
+from typing import Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -14,7 +15,7 @@ from taskrunner.console.lists import show_queues, show_runners, show_schedules
 from taskrunner.console.terminal import Name, cell, table, until_interrupted
 from taskrunner.console.words import figure, span, stamp, until
 from taskrunner.errors import DatabaseUnreachable
-from taskrunner.reads import Counts, Status, TypeCounts
+from taskrunner.reads import Counts, Recent, Runner, Status, TypeCounts
 from taskrunner.states import HISTORY
 
 # Full words where there is room for them; at 80 columns the types need it more.
@@ -24,15 +25,27 @@ FIGURES = ("pending", "due", "running", "retrying", "succeeded", "ignored", "dea
 SCHEDULES = 10
 SECOND = 1.0
 
-Look = Callable[[], tuple[Status, datetime]]
+
+class Sight(NamedTuple):
+    """What is to be shown, and when it was."""
+
+    status: Status
+    now: datetime
+    recent: Recent | None = None
+
+
+Look = Callable[[], tuple[Any, ...]]
 Line = Callable[[Status, datetime], str]
 
 
-def show_status(status: Status, now: datetime, *, width: int, rows: int | None = None) -> RenderableType:
+def show_status(
+    status: Status, now: datetime, *, width: int, rows: int | None = None, recent: Recent | None = None
+) -> RenderableType:
     """Return the page; with `rows`, at most so many task types, the busiest, and the lists cut to a few lines."""
-    few = SCHEDULES if rows is None else 3
-    parts: list[RenderableType] = [_totals(status.tasks), Text()]
+    few = SCHEDULES if rows is None else 3 if rows > 5 else 2
+    parts: list[RenderableType] = [_totals(status.tasks), *([_rates(recent)] if recent else []), Text()]
     parts += [_types(status, now, width, rows), *_unregistered(status.types), Text()]
+    parts += _dead(status.runners)
     parts += [show_runners(status.runners[:few] if rows else status.runners, ids=False), Text()]
     parts += [show_queues(status.queues[:few] if rows else status.queues)]
     if status.schedules:
@@ -56,8 +69,8 @@ def watch(console: Console, look: Look, line: Line | None = None) -> None:
         if console.is_terminal and line is None:
             _draw(console, look, ended)
             return
-        for status, now, trouble in _looks(look, ended):
-            console.file.write((trouble or (line or status_line)(status, now)) + "\n")
+        for sight, trouble in _looks(look, ended):
+            console.file.write((trouble or (line or status_line)(sight.status, sight.now)) + "\n")
             console.file.flush()
 
 
@@ -65,23 +78,24 @@ def _draw(console: Console, look: Look, ended: Event) -> None:
     from rich.live import Live
 
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        for status, now, trouble in _looks(look, ended):
-            page = show_status(status, now, width=console.width, rows=max(3, console.height - 22))
-            foot = cell(trouble, "bold red") if trouble else cell(f"{stamp(now)}   Ctrl-C ends", "dim")
-            live.update(Group(page, Text(), foot), refresh=True)
+        for sight, trouble in _looks(look, ended):
+            rows = max(3, console.height - 24)
+            page = show_status(sight.status, sight.now, width=console.width, rows=rows, recent=sight.recent)
+            head = cell(trouble, "bold red") if trouble else cell(f"{stamp(sight.now)}   Ctrl-C ends", "dim")
+            live.update(Group(head, page), refresh=True)  # what has no room is cut off below
 
 
-def _looks(look: Look, ended: Event) -> Iterator[tuple[Status, datetime, str]]:
+def _looks(look: Look, ended: Event) -> Iterator[tuple[Sight, str]]:
     """Yield a look a second; while the database is away, the last one with the reason. The first must succeed."""
-    seen = (*look(), "")
+    sight, trouble = Sight(*look()), ""
     while True:
-        yield seen
+        yield sight, trouble
         if ended.wait(SECOND):
             return
         try:
-            seen = (*look(), "")
+            sight, trouble = Sight(*look()), ""
         except DatabaseUnreachable as error:
-            seen = (seen[0], seen[1], str(error))
+            trouble = str(error)
 
 
 def _totals(counts: Counts) -> RenderableType:
@@ -94,6 +108,23 @@ def _totals(counts: Counts) -> RenderableType:
     )
     day = (Text("24 h", "bold"), *(Text(f"{name} {figure(getattr(counts, name))}") for name in HISTORY))
     return Group(Text("  ").join(live), Text("  ").join(day))
+
+
+def _rates(recent: Recent) -> Text:
+    means = ((" waited {}", recent.wait_seconds), (" ran {}", recent.run_seconds))
+    mean = " ".join(words.format(span(seconds)) for words, seconds in means if seconds is not None)
+    failed = Text(f"failed tries {figure(recent.failed)}", "red" if recent.failed else "")
+    parts = [Text("1-2 min", "bold"), Text(f"ended {figure(recent.ended)} ({recent.rate:.3g}/s)"), failed]
+    return Text("  ").join([*parts, *([Text(f"mean{mean}")] if mean else [])])
+
+
+def _dead(runners: Sequence[Runner]) -> list[Text]:
+    gone = [one for one in runners if not one.alive]
+    if not gone:
+        return []
+    held = "its tasks are" if len(gone) == 1 else "their tasks are"
+    words = f"! {len(gone)} of {len(runners)} processes dead: {held} taken back by the next that is alive"
+    return [Text(words, "bold red")]
 
 
 def _types(status: Status, now: datetime, width: int, rows: int | None) -> RenderableType:

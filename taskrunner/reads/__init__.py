@@ -10,7 +10,7 @@ from __future__ import annotations
 from taskrunner.reads.answer import Why
 from taskrunner.reads.audit import AuditEntry, AuditFilter, AuditPage, audit_of, audit_trail
 from taskrunner.reads.charts import RANGES, Chart, ChartFilter, chart
-from taskrunner.reads.figures import now, stats, status
+from taskrunner.reads.figures import now, recent, stats, status
 from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
 from taskrunner.reads.log import LogLine, LogPage, last_lines, log_lines
@@ -29,6 +29,7 @@ from taskrunner.reads.views import (
     DeadView,
     Page,
     Queue,
+    Recent,
     Runner,
     Schedule,
     Status,
@@ -53,6 +54,7 @@ __all__ = [
     "LogPage",
     "Page",
     "Queue",
+    "Recent",
     "Runner",
     "Schedule",
     "Status",
@@ -75,6 +77,7 @@ __all__ = [
     "log_lines",
     "now",
     "queues",
+    "recent",
     "runners",
     "schedule_named",
     "schedules",

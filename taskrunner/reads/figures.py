@@ -8,7 +8,7 @@ from datetime import datetime
 from taskrunner.db import Op, Steps, column, scalar
 from taskrunner.reads.fleet import queues_of, queues_with, runners, schedules
 from taskrunner.reads.live import Waiting, longest, waiting
-from taskrunner.reads.views import Counts, Status, TypeCounts
+from taskrunner.reads.views import Counts, Recent, Status, TypeCounts
 from taskrunner.statements import reads as sql
 from taskrunner.states import HISTORY
 
@@ -16,6 +16,11 @@ from taskrunner.states import HISTORY
 def now() -> Op[datetime]:
     """Return what the database's clock says: the one that ages and next ticks are shown by."""
     return Op(sql.NOW, {}, scalar)
+
+
+def recent(tenant: str | None = None) -> Op[Recent]:
+    """Return what happened in the last minute and in what there is of this one."""
+    return Op(sql.RECENT, {"tenant": tenant}, lambda rows: Recent(*rows[0]))
 
 
 def status(tenant: str | None = None) -> Steps[Status]:

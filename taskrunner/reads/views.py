@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
@@ -188,6 +188,21 @@ class TypeCounts(Counts):
     oldest_due_seconds: float | None = None
     next_tick_at: datetime | None = None
     unregistered: bool = False
+
+
+class Recent(NamedTuple):
+    """What has happened in the last minute or two: tasks that ended, tries that failed, and means in seconds."""
+
+    ended: int
+    failed: int
+    seconds: float
+    wait_seconds: float | None
+    run_seconds: float | None
+
+    @property
+    def rate(self) -> float:
+        """Tasks that ended, a second."""
+        return self.ended / max(self.seconds, 1.0)
 
 
 class Status(BaseModel):

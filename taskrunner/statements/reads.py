@@ -103,6 +103,19 @@ SELECT s.type, s.outcome, sum(s.count)::bigint AS count
  GROUP BY s.type, s.outcome
 """
 
+# The last minute and what there is of this one: by task_stats_pkey, which begins with the minute.
+RECENT = """
+SELECT coalesce(sum(s.count) FILTER (WHERE s.outcome <> 'retried'), 0)::bigint AS ended,
+       coalesce(sum(s.count) FILTER (WHERE s.outcome IN ('retried', 'dead')), 0)::bigint AS failed,
+       extract(epoch FROM taskrunner.clock() - date_trunc('minute', taskrunner.clock() - interval '1 minute'))::float8
+           AS seconds,
+       (sum(s.wait_seconds) / sum(s.count))::float8 AS wait_seconds,
+       (sum(s.run_seconds) / sum(s.count))::float8 AS run_seconds
+  FROM taskrunner.task_stats s
+ WHERE s.minute >= date_trunc('minute', taskrunner.clock() - interval '1 minute')
+   AND (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s)
+"""
+
 DEAD_BY_TYPE = """
 SELECT d.type, count(*) AS count
   FROM taskrunner.dead_letter d

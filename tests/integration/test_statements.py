@@ -19,8 +19,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from taskrunner import statements
+from taskrunner.doctor.work import Front as WaitingFront
 from taskrunner.models import SCHEMA, metadata
-from taskrunner.reads import DeadView, Runner, Schedule, TaskView
+from taskrunner.reads import DeadView, Recent, Runner, Schedule, TaskView
+from taskrunner.reads.answer import Task as AskedTask
 from taskrunner.reads.live import Waiting
 from taskrunner.states import HISTORY, LIVE
 from taskrunner.store import steering
@@ -172,6 +174,9 @@ FILLS: dict[str, Any] = {
     "reads.ONE_DEAD_LETTER": DeadView,
     "reads.WAITING": Waiting,
     "reads.RUNNERS": Runner,
+    "reads.RECENT": Recent,
+    "why.TASK": AskedTask,
+    "doctor.FRONTS": WaitingFront,
 }
 
 
