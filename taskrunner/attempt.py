@@ -149,7 +149,7 @@ class Attempt:
         claim = self.claim
         self.timeout = kind.timeout
         self._task = task
-        if self.veil:
+        if self.veil is not NONE:
             secretive.add(self)
         bind(
             task,
@@ -206,11 +206,14 @@ class Attempt:
                 transition = None
             else:
                 answer = ask_next_try(self._task) if needs_answer(came_to) and self._task is not None else None
-                transition = self.veil.over(decide(came_to, answer))
+                transition = decide(came_to, answer)
+                if self.veil is not NONE:
+                    transition = self.veil.over(transition)
         except Exception:
             log.exception("%s %s could not be carried out: released", self.claim.type, self.claim.id)
         finally:
-            secretive.discard(self)
+            if self.veil is not NONE:
+                secretive.discard(self)
             task, self._task = self._task, None  # or only the garbage collector could free them
             self._handle = self._timer = None
             if self.effects is None:
@@ -290,7 +293,7 @@ class Attempt:
 
     def veiled(self, text: str) -> str:
         """Return the text without the task's secrets."""
-        return self.veil.text(text) if self.veil else text
+        return self.veil.text(text)
 
     # ── what others do to it ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,6 +7,7 @@ runner has its own logging, which is left alone: there, what goes through `self.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import MutableMapping
 from typing import Any
@@ -39,7 +40,18 @@ class TaskFields(logging.Filter):
         if scope is not None:
             for name, value in scope.log_fields().items():
                 record.__dict__.setdefault(name, value)
+        if (trace_id := current_trace_id()) is not None:
+            record.__dict__.setdefault("trace_id", trace_id)
         return True
+
+
+def current_trace_id() -> str | None:
+    """Return the id of the trace that the current context is in; None outside of one, and without OpenTelemetry."""
+    api = sys.modules.get("opentelemetry.trace")  # who has a trace has loaded it
+    if api is None:
+        return None
+    context = api.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else None
 
 
 class LineKeeper(logging.Handler):
@@ -91,8 +103,6 @@ def _exc_info(given: Any) -> Any:
     if isinstance(given, BaseException):
         return type(given), given, given.__traceback__
     if given and not isinstance(given, tuple):
-        import sys
-
         return sys.exc_info()
     return given or None
 

@@ -23,6 +23,7 @@ from taskrunner.executors.wire import (
     to_json,
     unpickled,
 )
+from taskrunner.runlog import current_trace_id
 
 
 class RequestRefused(TaskrunnerError):
@@ -97,6 +98,8 @@ class LogToRunner(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send the record with its message and traceback as text; a record that cannot be formatted is reported."""
         try:
+            if (trace_id := current_trace_id()) is not None:
+                record.__dict__.setdefault("trace_id", trace_id)
             exc_text = self._formatter.formatException(record.exc_info) if record.exc_info else None
             self._link.tell(
                 "log",

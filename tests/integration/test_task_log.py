@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from opentelemetry import trace
 from uuid_utils.compat import uuid7
 
 from taskrunner import Task, logs, reads, register_task
@@ -111,6 +112,25 @@ async def test_all_that_a_run_logs_is_kept_whatever_is_written(engine: Engine, o
     assert wanted.items() <= written[0].items()
     assert wanted.items() <= written[1].items()
     assert UUID(written[1]["runner"])
+
+
+async def test_a_line_within_a_trace_has_its_id(engine: Engine, own_process: io.StringIO) -> None:
+    """SPEC OPS 49."""
+    span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 7, is_remote=False))
+
+    @register_task("Traced")
+    class Traced(Task):
+        def run(self) -> None:
+            with trace.use_span(span):
+                logging.getLogger("user.module").warning("within")
+            logging.getLogger("user.module").warning("without")
+
+    with engine.door() as door:
+        id_ = door.add(Traced()).id
+        async with engine.running() as running:
+            await running.ended(id_)
+    written = [json.loads(text) for text in own_process.getvalue().splitlines()]
+    assert [entry.get("trace_id") for entry in written] == [f"{0xABC:032x}", None]
 
 
 async def test_in_a_program_of_somebody_elses_the_tasks_own_logger_is_kept_and_the_root_logger_left_alone(
