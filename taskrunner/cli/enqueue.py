@@ -88,6 +88,7 @@ def _wait(opened: Session, door: TaskQueue, added: Enqueued, limit: Any, as_json
     from taskrunner import reads
     from taskrunner.cli.session import talk, tell
     from taskrunner.console import waiting
+    from taskrunner.redaction import by_name
 
     if not as_json:
         talk(str(added.id))
@@ -95,6 +96,7 @@ def _wait(opened: Session, door: TaskQueue, added: Enqueued, limit: Any, as_json
         talk(why)
     with waiting(f"waiting for {added.id}"):
         ended = door.wait(added.id, limit)
+    ended = ended.model_copy(update={"result": by_name(ended.result)})  # code gets it whole, people do not
     found = {"id": ended.id, "created": added.created, "state": ended.state, "result": ended.result}
     tell(found, as_json, _outcome(ended))
     if ended.state not in ("succeeded", "ignored"):

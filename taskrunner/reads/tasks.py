@@ -92,7 +92,7 @@ def ended_tasks(ids: Collection[UUID]) -> Op[list[TaskView]]:
     return Op(sql.ENDED_ONES, {"ids": list(ids)}, _views_with_results)
 
 
-def list_tasks(wanted: TaskFilter, room: int = ROOM) -> Steps[Page[TaskView]]:
+def list_tasks(wanted: TaskFilter, room: int = ROOM, *, whole: bool = False) -> Steps[Page[TaskView]]:
     """Return a page of tasks, the newest first; a dead letter that was requeued is its new task's business.
 
     The order is that of the ids, which for UUIDv7 is that of their creation. A page looks at no more than `room` rows
@@ -101,7 +101,7 @@ def list_tasks(wanted: TaskFilter, room: int = ROOM) -> Steps[Page[TaskView]]:
     """
     if wanted.state in _RARE:
         room = max(room // APART, 1)
-    return (yield from _paged(_sources(wanted.state), wanted, room, _views))
+    return (yield from _paged(_sources(wanted.state), wanted, room, _whole_views if whole else _views))
 
 
 def dead_letters(wanted: TaskFilter, *, requeued: bool = False, room: int = ROOM) -> Steps[Page[DeadView]]:

@@ -15,6 +15,7 @@ from taskrunner.jsonvalue import dump_json
 from taskrunner.payload import load_payload
 from taskrunner.reads import TaskFilter, TaskView, list_tasks
 from taskrunner.registry import Registry, TaskType
+from taskrunner.secretfields import may_hold
 from taskrunner.states import LIVE
 from taskrunner.task import Task
 
@@ -63,7 +64,7 @@ def _listing(connection: Connection[Any], wanted: TaskFilter) -> Iterator[TaskVi
     """Yield what is wanted, page after page."""
     after: UUID | None = None
     while True:
-        page = run(connection, list_tasks(wanted.model_copy(update={"after": after, "limit": _MOST})))
+        page = run(connection, list_tasks(wanted.model_copy(update={"after": after, "limit": _MOST}), whole=True))
         yield from page.items
         if (after := page.next) is None:
             return
@@ -75,6 +76,11 @@ def _fits(kind: TaskType, task: TaskView, fields: dict[str, Any]) -> bool:
     return all(getattr(loaded, name) == value for name, value in fields.items())
 
 
+def _fields(kind: TaskType, task: TaskView) -> object:
+    """Return what is shown of the payload: of a type with secrets the task itself, which covers them."""
+    return load_payload(kind.cls, dump_json(task.payload, "payload")) if may_hold(kind.cls) else task.payload
+
+
 def _described(kind: TaskType, fields: dict[str, Any]) -> str:
     return f"{kind.name}({', '.join(f'{name}={value!r}' for name, value in fields.items())})"
 
@@ -82,6 +88,6 @@ def _described(kind: TaskType, fields: dict[str, Any]) -> str:
 def _listed(kind: TaskType, tasks: list[TaskView]) -> str:
     if not tasks:
         return f"there is no live {kind.name} at all"
-    lines = [f"  {task.id} {task.state} {task.payload}" for task in tasks[:_SHOWN]]
+    lines = [f"  {task.id} {task.state} {_fields(kind, task)}" for task in tasks[:_SHOWN]]
     more = [f"  … and {len(tasks) - _SHOWN} more"] if len(tasks) > _SHOWN else []
     return "\n".join([f"live {kind.name}:", *lines, *more])

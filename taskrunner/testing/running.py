@@ -45,7 +45,7 @@ SELECT e.id
 
 
 def run_due(url: str, registry: Registry | None = None, *, timeout: timedelta | float = 30) -> list[TaskView]:
-    """Run all due tasks of the registry's types, and those that they make due, to their end; return what ended.
+    """Run all due tasks of the registry's types, and those that they make due, to their end; return what ended, whole.
 
     A retry or a snooze whose time has not come stays where it is: move the clock and call again. Paused queues stay
     paused. Raises `WaitTimeout` when something is still running or due after `timeout`. From asynchronous code:
@@ -63,7 +63,7 @@ async def _run_due(url: str, registry: Registry, seconds: float) -> list[TaskVie
         while due := await _open(link, registry, runners):
             await _run_until_idle(url, registry, set(due.values()), link, runners, until)
         ended: list[UUID] = await link.run(Op(_ENDED, {"runners": runners}, column))
-        found = [await link.run(reads.task_by_id(id_)) for id_ in ended]
+        found = [await link.run(reads.task_by_id(id_, whole=True)) for id_ in ended]
     finally:
         await link.close()
     return [task for task in found if task is not None]

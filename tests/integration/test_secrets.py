@@ -16,6 +16,7 @@ from taskrunner.db import Op
 from taskrunner.errors import InvalidArgument, PayloadInvalid
 from taskrunner.payload import dump_marked, load_payload
 from taskrunner.redaction import MARKS, MASK, by_name, by_path, secret_name
+from taskrunner.testing.enqueued import assert_enqueued
 from taskrunner.veil import Veil
 from tests.engine import Engine
 
@@ -298,6 +299,36 @@ async def test_a_schedule_s_pattern_is_shown_covered_and_its_tasks_run_whole(eng
         shown = engine.do(reads.schedule_named("pay"))
         assert shown is not None
         assert shown.payload == {"token": MASK, "amount": 7}
+
+
+def test_who_tests_tasks_sees_what_they_know(engine: Engine) -> None:
+    pay = register()
+    with engine.door() as door:
+        door.add(pay(token=TOKEN))
+        assert_enqueued(engine.conn, engine.registry, pay, token=SecretStr(TOKEN))
+        with pytest.raises(AssertionError, match="live Pay") as raised:
+            assert_enqueued(engine.conn, engine.registry, pay, token=SecretStr("else"))
+        nothing_tells(str(raised.value))
+
+
+def test_a_guess_at_a_secret_is_not_answered(engine: Engine) -> None:
+    @register_task("Guessed")
+    class Guessed(Task):
+        card: SecretStr
+        options: dict[str, str] = Field(default_factory=dict)
+
+        def run(self) -> None: ...
+
+    with engine.door() as door:
+        door.add(Guessed(card=SecretStr("4929"), options={"password": "hunter2", "size": "XL"}))
+        assert len(engine.do(reads.list_tasks(reads.TaskFilter(where=("payload.options.size:XL",)))).items) == 1
+        assert engine.do(reads.list_tasks(reads.TaskFilter(where=("payload.card:4929",)))).items == []
+    for term in ("payload.options.password:hunter2", 'payload.options:{"password":"hunter2"}'):
+        try:
+            found = engine.do(reads.list_tasks(reads.TaskFilter(where=(term,)))).items
+        except (InvalidArgument, ValueError):
+            continue
+        assert found == [], term
 
 
 def test_what_was_covered_is_not_taken_for_the_secret(engine: Engine) -> None:
