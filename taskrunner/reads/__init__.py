@@ -11,7 +11,7 @@ from taskrunner.reads.answer import Why
 from taskrunner.reads.audit import AuditEntry, AuditFilter, AuditPage, audit_of, audit_trail
 from taskrunner.reads.charts import RANGES, Chart, ChartFilter, chart
 from taskrunner.reads.figures import now, recent, stats, status
-from taskrunner.reads.fleet import live_runners, queues, runners, schedule_named, schedules, unattended
+from taskrunner.reads.fleet import at_work, live_runners, queues, runners, schedule_named, schedules, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
 from taskrunner.reads.log import LogLine, LogPage, last_lines, log_lines
 from taskrunner.reads.reason import why
@@ -25,6 +25,7 @@ from taskrunner.reads.tasks import (
     task_by_id,
 )
 from taskrunner.reads.views import (
+    AtWork,
     Counts,
     DeadView,
     Page,
@@ -41,6 +42,7 @@ from taskrunner.reads.views import (
 __all__ = [
     "RANGES",
     "ROOM",
+    "AtWork",
     "AuditEntry",
     "AuditFilter",
     "AuditPage",
@@ -63,6 +65,7 @@ __all__ = [
     "TaskView",
     "TypeCounts",
     "Why",
+    "at_work",
     "audit_of",
     "audit_trail",
     "chart",

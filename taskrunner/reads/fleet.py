@@ -9,7 +9,7 @@ from uuid import UUID
 from taskrunner.db import Op, Row, Steps, scalar
 from taskrunner.errors import TriggerInvalid
 from taskrunner.reads.live import Waiting, longest, waiting
-from taskrunner.reads.views import Queue, Runner, Schedule
+from taskrunner.reads.views import AtWork, Queue, Runner, Schedule
 from taskrunner.redaction import covered_pattern
 from taskrunner.statements import reads as sql
 
@@ -21,6 +21,18 @@ _UNATTENDED = "no live runner knows {}: it waits until one starts (`taskrunner s
 def runners() -> Op[list[Runner]]:
     """Return every registered process, the live ones first, by kind, host and pid."""
     return Op(sql.RUNNERS, {}, lambda rows: [Runner(**dict(zip(_RUNNER_FIELDS, row, strict=True))) for row in rows])
+
+
+def at_work(each: int = 10) -> Op[dict[UUID, list[AtWork]]]:
+    """Return what the runners run now, by their ids: of each the `each` tasks that began first."""
+
+    def read(rows: Sequence[Row]) -> dict[UUID, list[AtWork]]:
+        found: dict[UUID, list[AtWork]] = {}
+        for runner_id, *values in rows:
+            found.setdefault(runner_id, []).append(AtWork(**dict(zip(AtWork.model_fields, values, strict=True))))
+        return found
+
+    return Op(sql.AT_WORK, {"each": each}, read)
 
 
 def live_runners() -> Op[int]:
@@ -43,9 +55,9 @@ def queues_with(rows: Iterable[Waiting]) -> Steps[list[Queue]]:
     found: dict[str, Queue] = {}
     for row in rows:
         _add(found.setdefault(row.queue, Queue(name=row.queue)), row)
-    for name, paused, fair, weights in (yield Op(sql.QUEUES, {}, list)):
+    for name, paused, paused_at, fair, weights in (yield Op(sql.QUEUES, {}, list)):
         queue = found.setdefault(name, Queue(name=name))
-        queue.paused, queue.fair, queue.weights = paused, fair, weights
+        queue.paused, queue.paused_at, queue.fair, queue.weights = paused, paused_at if paused else None, fair, weights
     for name, served in (yield Op(sql.SERVED, {}, list)):
         found.setdefault(name, Queue(name=name)).runners = served
     return sorted(found.values(), key=lambda queue: queue.name)

@@ -121,11 +121,22 @@ class Runner(BaseModel):
     alive: bool
 
 
+class AtWork(BaseModel):
+    """A task that a runner holds; without `started_at` it waits there for a slot."""
+
+    id: UUID
+    type: str
+    queue: str
+    started_at: datetime | None
+    progress: Any
+
+
 class Queue(BaseModel):
     """A queue that has tasks, settings, or a live runner taking from it."""
 
     name: str
     paused: bool = False
+    paused_at: datetime | None = None
     fair: bool = False
     weights: dict[str, int] = {}
     """Of a fair queue's tenants, those that are not 1."""

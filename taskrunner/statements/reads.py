@@ -157,7 +157,17 @@ SELECT t.type
                     WHERE r.lease_until > taskrunner.clock() AND r.kind = 'runner' AND t.type = ANY(r.types))
 """
 
-QUEUES = "SELECT q.queue, q.paused, q.fair, q.weights FROM taskrunner.queue_settings q"
+# What each runner runs, the longest first, a few of each: by task_running.
+AT_WORK = """
+SELECT r.id AS runner_id, t.id, t.type, t.queue, t.started_at, t.progress
+  FROM taskrunner.runner r
+ CROSS JOIN LATERAL (SELECT w.id, w.type, w.queue, w.started_at, w.progress
+                       FROM taskrunner.task w
+                      WHERE w.state = 'running' AND w.runner_id = r.id
+                      ORDER BY w.started_at NULLS LAST, w.id LIMIT %(each)s) t
+"""
+
+QUEUES = "SELECT q.queue, q.paused, q.paused_at, q.fair, q.weights FROM taskrunner.queue_settings q"
 
 # For tenants: without the weights, whose keys are the others' names.
 OPEN_QUEUES = (

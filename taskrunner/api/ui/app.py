@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse
 from taskrunner.api.ui.assets import serve_asset
 from taskrunner.api.ui.events import events
 from taskrunner.api.ui.frame import failure
+from taskrunner.api.ui.overview import overview
 
 
 def install(app: FastAPI) -> None:
@@ -17,6 +18,7 @@ def install(app: FastAPI) -> None:
     app.add_route("/", _to_overview, include_in_schema=False)
     app.add_route("/ui", _to_overview, include_in_schema=False)
     app.add_route("/ui/static/{name}", serve_asset, include_in_schema=False)
+    app.add_route("/ui/", overview, include_in_schema=False)
     app.add_route("/ui/events", events, include_in_schema=False)
 
 
