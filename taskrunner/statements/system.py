@@ -20,7 +20,7 @@ SELECT current_setting('server_version') AS version, pg_database_size(current_da
        (SELECT count(*) FROM pg_stat_activity a WHERE a.datname = current_database()) AS sessions,
        current_setting('max_connections')::int AS most_sessions,
        (SELECT count(*) FROM pg_stat_activity a
-         WHERE a.datname = current_database() AND a.query LIKE 'LISTEN%%') AS listeners,
+         WHERE a.datname = current_database() AND a.application_name LIKE 'taskrunner %%listen%%') AS listeners,
        (SELECT max(age(a.backend_xmin)) FROM pg_stat_activity a WHERE a.datname = current_database())::bigint
            AS horizon_age,
        (SELECT extract(epoch FROM now() - min(a.xact_start))::float8 FROM pg_stat_activity a
