@@ -66,7 +66,7 @@ def chosen(query: dict[str, str]) -> Choice:
         type=given.get("type"),
         queue=given.get("queue"),
     )
-    return Choice(wanted, split, given)  # type: ignore[arg-type]  # it is one of SPLITS
+    return Choice(wanted, split, given)
 
 
 def _instant(name: str, given: dict[str, str]) -> datetime | None:
