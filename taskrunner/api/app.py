@@ -15,11 +15,12 @@ from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import Door
 from taskrunner.api.headers import SafeHeaders
 from taskrunner.api.metrics import Fleet
-from taskrunner.api.routes import doctor, metrics, monitor, tasks
+from taskrunner.api.routes import audit, dead, doctor, metrics, monitor, queues, schedules, tasks
 from taskrunner.api.routes.describe import BASIC, BEARER, refusals
 from taskrunner.api.security import Guard
 from taskrunner.api.ui.pulse import Pulse
 from taskrunner.registry import Registry
+from taskrunner.schedules import Planner
 from taskrunner.settings import Settings
 
 DESCRIPTION = """Add tasks, look at them, steer them. Every error is `application/problem+json` (RFC 9457).
@@ -57,18 +58,21 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.state.doctor = Consultation(url, settings)
     app.state.pulse = Pulse(app.state.door, url, listen=settings.listen)
     app.state.fleet = Fleet(app.state.door)
-    app.state.routers = [tasks.router, monitor.open_router, monitor.router, doctor.router, metrics.router]
+    app.state.planner = Planner(registry)
+    guarded = [
+        *(tasks.router, dead.router, schedules.router, schedules.preview_router, queues.router, queues.runners_router),
+        *(audit.router, monitor.router, doctor.router, metrics.router),
+    ]
+    app.state.routers = [*guarded, monitor.open_router]
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(SafeHeaders)  # added last, it is outermost
     asked = [Depends(BEARER), Depends(BASIC)] if settings.api_token or settings.api_tokens else []
     refused = refusals(401) if asked else {}
-    app.include_router(tasks.router, dependencies=asked, responses=refused)
     app.include_router(monitor.open_router)
-    app.include_router(monitor.router, dependencies=asked, responses=refused)
-    app.include_router(doctor.router, dependencies=asked, responses=refused)
-    app.include_router(metrics.router, dependencies=asked, responses=refused)
+    for router in guarded:
+        app.include_router(router, dependencies=asked, responses=refused)
     pages.install(app)
     ui.install(app)
     return app

@@ -233,7 +233,7 @@ class Problem(BaseModel):
             "examples": [
                 {
                     "type": "urn:taskrunner:problem:conflict",
-                    "title": "The task's state forbids it",
+                    "title": "Its state forbids it",
                     "status": 409,
                     "detail": f"task {_ID} is running and cannot be rescheduled",
                     "instance": f"/tasks/{_ID}",

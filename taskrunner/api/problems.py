@@ -49,8 +49,8 @@ KINDS: dict[type[Exception], Kind] = {
     InvalidArgument: Kind(422, "invalid-argument", "A value cannot be used"),
     UnknownType: Kind(422, "unknown-type", "No such task type"),
     PayloadInvalid: Kind(422, "payload-invalid", "The payload does not fit the task type"),
-    NotFound: Kind(404, "not-found", "No such task"),
-    Conflict: Kind(409, "conflict", "The task's state forbids it"),
+    NotFound: Kind(404, "not-found", "No such thing"),
+    Conflict: Kind(409, "conflict", "Its state forbids it"),
     SchemaBehind: Kind(503, "schema-behind", "The database needs a migration"),
     DatabaseUnreachable: Kind(
         503, "database-unreachable", "The database is away", "the database cannot be reached: try again soon"

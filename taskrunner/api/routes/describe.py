@@ -14,12 +14,13 @@ BEARER = HTTPBearer(auto_error=False, description="A token of the settings; aske
 BASIC = HTTPBasic(auto_error=False, description="The same as a password, for browsers; any user name.")
 
 
-def _example(task: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {"application/json": {"example": task}}}}
+def example(body: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Return the description of an answer by an example."""
+    return {200: {"content": {"application/json": {"example": body}}}}
 
 
-TASK_EXAMPLE = _example(EXAMPLE_TASK)
-DETAIL_EXAMPLE = _example({**EXAMPLE_TASK, "parents": [], "children": []})
+TASK_EXAMPLE = example(EXAMPLE_TASK)
+DETAIL_EXAMPLE = example({**EXAMPLE_TASK, "parents": [], "children": []})
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

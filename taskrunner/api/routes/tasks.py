@@ -10,15 +10,19 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from taskrunner import reads
+from taskrunner import actions, reads
 from taskrunner.api.door import OpenDoor
 from taskrunner.api.models import Added, AddTask, Reschedule, Steered, TaskPage, TaskQuery
 from taskrunner.api.routes.describe import DETAIL_EXAMPLE, TASK_EXAMPLE, refusals
+from taskrunner.api.routes.listing import link_next
+from taskrunner.api.security import Actor
+from taskrunner.api.steering import CancelledFlow, RetriedFlow
 from taskrunner.reads import LogPage, TaskDetail, TaskView, Why
 from taskrunner.states import State
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], responses=refusals(422, 503))
 
+Flow = Annotated[bool, Query(description="All that is connected with it by tasks that run after tasks.")]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 
 
@@ -60,9 +64,7 @@ async def list_(query: Annotated[TaskQuery, Query()], door: OpenDoor, request: R
     """
     wanted = query.wanted(await door.run(reads.now) if query.q else datetime.now(UTC))
     page = await door.run(lambda: reads.list_tasks(wanted))
-    if page.next is not None:
-        url = request.url.include_query_params(after=page.next)
-        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    link_next(request, response, page.next)
     return TaskPage(tasks=page.items, next=page.next)
 
 
@@ -91,9 +93,7 @@ async def show_log(
     """Show what a task has logged in all its runs, the earliest first, a page at a time."""
     await door.get(id)
     page = await door.run(lambda: reads.log_lines(id, after=after, limit=limit))
-    if page.next is not None:
-        url = request.url.include_query_params(after=page.next)
-        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    link_next(request, response, page.next)
     return page
 
 
@@ -103,16 +103,16 @@ async def show_log(
     responses={**TASK_EXAMPLE, **refusals(400, 403, 404, 409, 413, 415)},
     dependencies=[JSON_ONLY],
 )
-async def reschedule(id: UUID, change: Reschedule, door: OpenDoor) -> TaskView:  # noqa: A002
+async def reschedule(id: UUID, change: Reschedule, door: OpenDoor, actor: Actor) -> TaskView:  # noqa: A002
     """Give a pending task a new maturity."""
-    await door.reschedule(id, at=change.at)
+    await door.act(actions.reschedule_task(id, at=change.at), actor)
     return await door.get(id)
 
 
 @router.delete("/{id}", status_code=204, operation_id="delete_task", responses=refusals(403, 404, 409))
-async def delete(id: UUID, door: OpenDoor) -> None:  # noqa: A002
+async def delete(id: UUID, door: OpenDoor, actor: Actor) -> None:  # noqa: A002
     """Take a pending task back: it ends as cancelled."""
-    await door.delete(id)
+    await door.act(actions.delete_task(id), actor)
 
 
 @router.post(
@@ -120,18 +120,34 @@ async def delete(id: UUID, door: OpenDoor) -> None:  # noqa: A002
     operation_id="cancel_task",
     responses={202: {"model": Steered, "description": "Its runner was asked to stop it"}, **refusals(403, 404, 409)},
 )
-async def cancel(id: UUID, door: OpenDoor, response: Response) -> Steered:  # noqa: A002
+async def cancel(
+    id: UUID,  # noqa: A002
+    door: OpenDoor,
+    actor: Actor,
+    response: Response,
+    flow: Flow = False,
+) -> Steered | CancelledFlow:
     """Cancel a pending task, or ask the runner of a running one to stop it."""
-    if await door.cancel(id) == "cancelled":
+    if flow:
+        return CancelledFlow(outcomes=await door.act(actions.cancel_flow(id), actor))
+    if await door.act(actions.cancel_task(id), actor) == "cancelled":
         return Steered(id=id, state=State.CANCELLED)
     response.status_code = 202
     return Steered(id=id, state=State.RUNNING)
 
 
 @router.post("/{id}/retry", operation_id="retry_task", responses=refusals(403, 404, 409))
-async def retry(id: UUID, door: OpenDoor, response: Response) -> Steered:  # noqa: A002
+async def retry(
+    id: UUID,  # noqa: A002
+    door: OpenDoor,
+    actor: Actor,
+    response: Response,
+    flow: Flow = False,
+) -> Steered | RetriedFlow:
     """Make a pending task due now, or requeue a dead one, which gets a new id."""
-    found = await door.retry(id)
+    if flow:
+        return RetriedFlow(requeued=await door.act(actions.retry_flow(id), actor))
+    found = await door.act(actions.retry_task(id), actor)
     response.headers["Location"] = f"/tasks/{found}"
     return Steered(id=found, state=State.PENDING)
 

@@ -1,0 +1,88 @@
+"""`/queues` and `/runners`.
+
+FastAPI reads the annotations at run time: no deferred ones here.
+"""
+
+import asyncio
+import time
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path
+
+from taskrunner import actions, reads
+from taskrunner.api.door import Door, OpenDoor
+from taskrunner.api.routes.describe import refusals
+from taskrunner.api.routes.tasks import JSON_ONLY
+from taskrunner.api.security import Actor
+from taskrunner.api.steering import QueueList, QueueState, RunnerList, Tuned, TuneQueue
+from taskrunner.errors import InvalidArgument
+from taskrunner.store import fair
+
+router = APIRouter(prefix="/queues", tags=["queues"], responses=refusals(422, 503))
+runners_router = APIRouter(prefix="/runners", tags=["runners"], responses=refusals(503))
+
+PATIENCE = 3.0
+"""Seconds in which the tasks of a queue are told that it is fair."""
+
+_ROOM, _PAUSE = 5000, 0.05
+
+Name = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\s:,/\x00]*$", examples=["mail"])]
+
+
+@router.get("", operation_id="list_queues")
+async def list_(door: OpenDoor) -> QueueList:
+    """List queues with what waits and runs in them."""
+    return QueueList(queues=await door.run(reads.queues))
+
+
+@router.post("/{name}/pause", operation_id="pause_queue", responses=refusals(403))
+async def pause(name: Name, door: OpenDoor, actor: Actor) -> QueueState:
+    """Let no runner take tasks from it; what runs goes on. It need not have had a task yet."""
+    await door.act(actions.pause_queue(name), actor)
+    return QueueState(name=name, paused=True)
+
+
+@router.post("/{name}/resume", operation_id="resume_queue", responses=refusals(403))
+async def resume(name: Name, door: OpenDoor, actor: Actor) -> QueueState:
+    """Let runners take tasks from it again."""
+    await door.act(actions.resume_queue(name), actor)
+    return QueueState(name=name, paused=False)
+
+
+@router.patch("/{name}", operation_id="tune_queue", dependencies=[JSON_ONLY], responses=refusals(400, 403, 413, 415))
+async def tune(name: Name, wanted: TuneQueue, door: OpenDoor, actor: Actor) -> Tuned:
+    """Let its tenants take turns or not, and give some of them more turns than others."""
+    if wanted.fair is None and not wanted.weights:
+        raise InvalidArgument("nothing to change is given: there are fair, weights")
+    weighing = [actions.weigh_tenant(name, tenant, weight) for tenant, weight in wanted.weights.items()]
+    settled = wanted.fair is None or await make_fair(door, name, actor, fair_queue=wanted.fair)
+    for action in weighing:
+        await door.act(action, actor)
+    return Tuned(name=name, fair=wanted.fair, weights=wanted.weights, settled=settled)
+
+
+async def make_fair(door: Door, name: str, actor: str, *, fair_queue: bool, patience: float = PATIENCE) -> bool:
+    """Make a queue fair, with the tasks that wait in it, or ordinary; False as `fairness.set_fair` has it."""
+    number = await door.act(actions.make_fair(name, fair_queue=fair_queue), actor)
+    deadline = time.monotonic() + patience
+    while fair_queue:
+        settled = await door.run(lambda: fair.settled(number))
+        moved = await _move(door, name, deadline)  # in this order: what was written before it was settled is found
+        if (settled and moved) or time.monotonic() >= deadline:
+            return settled and moved
+        await asyncio.sleep(_PAUSE)
+    return True
+
+
+async def _move(door: Door, name: str, deadline: float) -> bool:
+    after: UUID | None = UUID(int=0)
+    while after is not None and time.monotonic() < deadline:
+        after = (await door.run(lambda after=after: fair.move(name, after, _ROOM))).last  # type: ignore[misc]  # bound now
+    return after is None
+
+
+@runners_router.get("", operation_id="list_runners")
+async def runners(door: OpenDoor) -> RunnerList:
+    """List every registered process, the live ones first."""
+    return RunnerList(runners=await door.run(reads.runners))
