@@ -3,16 +3,20 @@
 Pydantic reads the annotations at run time: no deferred ones here.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, WithJsonSchema
 
-from taskrunner.api.models import Body, Instant, TaskQuery, Text
-from taskrunner.reads import AuditEntry, AuditFilter, DeadView, Queue, Runner, Schedule
+from taskrunner.api.models import Body, Instant, TaskQuery
+from taskrunner.errors import InvalidArgument
+from taskrunner.listing import searched
+from taskrunner.reads import AuditEntry, AuditFilter, DeadView, Queue, Runner, Schedule, TaskFilter
+from taskrunner.reads.views import Text
 from taskrunner.registry import CatchUp
 from taskrunner.settings import parse_duration
+from taskrunner.states import State
 from taskrunner.wishes import Changes
 
 MOST = 500
@@ -225,6 +229,14 @@ class DeadQuery(TaskQuery):
 
     state: None = Field(None, exclude=True)
     requeued: bool = Field(False, description="Also those that were requeued.")
+
+    def wanted(self, now: datetime) -> TaskFilter:
+        """Return the filter. Raises: `InvalidArgument`."""
+        given = self.model_dump(exclude={"q", "requeued", "state"}, exclude_unset=True)
+        wanted = searched(self.q or "", now, **given)
+        if wanted.state not in (None, State.DEAD):
+            raise InvalidArgument(f"q asks for state:{wanted.state}: dead letters are dead; see GET /tasks")
+        return wanted
 
 
 class DeadPage(BaseModel):

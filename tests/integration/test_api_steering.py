@@ -298,6 +298,8 @@ async def test_dead_letters_are_listed_by_pages_which_are_linked(
         url = page.links.get("next", {}).get("url", "")
     assert seen == ids[::-1]
     assert (await api.get("/dead-letters?type=Nothing")).json() == {"dead_letters": [], "next": None}
+    assert len((await api.get("/dead-letters?q=type:Report since:1h")).json()["dead_letters"]) == 3
+    check_problem(await api.get("/dead-letters?q=state:pending"), 422, "state:pending")
     check_problem(await api.get("/dead-letters?state=dead"), 422, "state")
     check_problem(await api.get("/dead-letters?limit=1001"), 422, "limit")
 

@@ -3,6 +3,7 @@
 FastAPI reads the annotations at run time: no deferred ones here.
 """
 
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from taskrunner.api.routes.tasks import JSON_ONLY
 from taskrunner.api.security import Actor
 from taskrunner.api.steering import DeadAction, DeadDone, DeadPage, DeadQuery, Refused, Requeued
 from taskrunner.errors import Conflict, NotFound
-from taskrunner.reads import DeadView, TaskFilter
+from taskrunner.reads import DeadView
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"], responses=refusals(422, 503))
 
@@ -32,15 +33,13 @@ EXAMPLE_DEAD = {
 
 
 @router.get("", operation_id="list_dead_letters", responses=example({"dead_letters": [EXAMPLE_DEAD], "next": None}))
-async def list_(
-    wanted: Annotated[DeadQuery, Query()], door: OpenDoor, request: Request, response: Response
-) -> DeadPage:
+async def list_(query: Annotated[DeadQuery, Query()], door: OpenDoor, request: Request, response: Response) -> DeadPage:
     """List dead letters, the newest first, a page at a time; those that were requeued are left out unless asked for.
 
     A page may be short, or empty, with more behind it: go on while `next` is not null.
     """
-    asked = TaskFilter(**wanted.model_dump(exclude={"requeued"}))
-    page = await door.run(lambda: reads.dead_letters(asked, requeued=wanted.requeued))
+    wanted = query.wanted(await door.run(reads.now) if query.q else datetime.now(UTC))
+    page = await door.run(lambda: reads.dead_letters(wanted, requeued=query.requeued))
     link_next(request, response, page.next)
     return DeadPage(dead_letters=page.items, next=page.next)
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from taskrunner import actions, reads
 from taskrunner.api.door import OpenDoor
-from taskrunner.api.models import Added, Text
+from taskrunner.api.models import Added
 from taskrunner.api.routes.describe import refusals
 from taskrunner.api.routes.tasks import JSON_ONLY
 from taskrunner.api.security import Actor
@@ -25,6 +25,7 @@ from taskrunner.api.steering import (
     frequency,
 )
 from taskrunner.reads import Schedule
+from taskrunner.reads.views import Text
 from taskrunner.schedules import Planner
 from taskrunner.store import timetable
 from taskrunner.wishes import Rule, ruled
