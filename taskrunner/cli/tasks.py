@@ -107,7 +107,7 @@ def show(id_: TaskId, watch: Watch = False, log: Log = False, tenant: ByTenant =
 
     with session(tenant=tenant) as opened:
         if watch:
-            _watch(opened, id_, as_json)
+            _watch(opened, id_, as_json, log)
             return
         found = _there(opened, id_)
         if log:
@@ -130,13 +130,19 @@ def _there(opened: Session, id_: UUID) -> TaskView:
     return view
 
 
-def _watch(opened: Session, id_: UUID, as_json: bool) -> None:
+def _watch(opened: Session, id_: UUID, as_json: bool, log: bool) -> None:
     from taskrunner import console
+    from taskrunner.cli import tasklog
     from taskrunner.cli.session import emit, reconnecting
 
     with reconnecting(opened) as current:
-        ended = console.follow_task(console.screen(), lambda: _there(current(), id_), _json_line if as_json else None)
-    if ended is not None and not as_json:
+        if log:
+            ended = tasklog.follow(current, lambda: _there(current(), id_), as_json)
+        else:
+            ended = console.follow_task(
+                console.screen(), lambda: _there(current(), id_), _json_line if as_json else None
+            )
+    if ended is not None and not as_json and not log:
         emit(ended, as_json, lambda: console.show_task(ended))
     if ended is None or ended.state not in ("succeeded", "ignored"):
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ from taskrunner.reads.charts import RANGES, Chart, ChartFilter, chart
 from taskrunner.reads.figures import now, recent, stats, status
 from taskrunner.reads.fleet import at_work, live_runners, queues, runners, schedule_named, schedules, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
-from taskrunner.reads.log import LogLine, LogPage, last_lines, log_lines
+from taskrunner.reads.log import LAST_LINES, LogLine, LogPage, last_lines, log_lines
 from taskrunner.reads.reason import why
 from taskrunner.reads.tasks import (
     ROOM,
@@ -40,6 +40,7 @@ from taskrunner.reads.views import (
 )
 
 __all__ = [
+    "LAST_LINES",
     "RANGES",
     "ROOM",
     "AtWork",

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from taskrunner.db import Op, Row
 from taskrunner.statements import log as sql
 
-LAST = 20
+LAST_LINES = 20
 """Lines that are shown of a task, where nobody asks for more."""
 
 
@@ -45,7 +45,7 @@ def log_lines(task_id: UUID, *, after: int = 0, limit: int = 200) -> Op[LogPage]
     return Op(sql.LINES, {"task_id": task_id, "after": after, "limit": limit + 1}, read)
 
 
-def last_lines(task_id: UUID, limit: int = LAST) -> Op[list[LogLine]]:
+def last_lines(task_id: UUID, limit: int = LAST_LINES) -> Op[list[LogLine]]:
     """Return the last lines that a task has logged, the earliest of them first."""
     return Op(sql.LAST_LINES, {"task_id": task_id, "limit": limit}, lambda rows: _lines(rows)[::-1])
 

@@ -27,8 +27,10 @@ from taskrunner.embedded import Cluster
 from taskrunner.registry import Registry, register_task
 from taskrunner.settings import Settings
 from taskrunner.states import State
+from taskrunner.store import log as log_store
 from taskrunner.store import runner as runners
 from taskrunner.store import task as store
+from taskrunner.store.log import Line
 from taskrunner.task import Task
 from taskrunner.testing.database import Database
 from tests.engine import claim as claim_due
@@ -685,6 +687,20 @@ async def test_the_docs_need_no_foreign_host(offline: httpx.AsyncClient) -> None
     for path in ("swagger-ui.css", "swagger-ui-bundle.js", "docs.js", "favicon.png"):
         assert f"docs/{path}" in page.text
         assert (await offline.get(f"/docs/{path}")).status_code == 200
+
+
+async def test_what_a_task_has_logged_comes_page_by_page(api: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:
+    """SPEC OPS 49."""
+    id_ = await add(api)
+    run(conn, log_store.keep([Line(UUID(id_), "default", 1, 1.0, "info", f"{number}") for number in range(5)]))
+    seen, url = [], f"/tasks/{id_}/log?limit=2"
+    while url:
+        answer = await api.get(url)
+        seen += [line["message"] for line in answer.json()["lines"]]
+        url = answer.links.get("next", {}).get("url", "")
+    assert seen == list("01234")
+    assert (await api.get(f"/tasks/{UUID(int=7)}/log")).status_code == 404
+    assert (await api.get(f"/tasks/{id_}/log?limit=0")).status_code == 422
 
 
 async def test_the_description_names_every_path_and_its_errors(offline: httpx.AsyncClient) -> None:

@@ -25,8 +25,10 @@ from taskrunner.registry import isolated
 from taskrunner.registry import registry as declared
 from taskrunner.store import ending
 from taskrunner.store import enqueue as enqueue_store
+from taskrunner.store import log as log_store
 from taskrunner.store import runner as runners
 from taskrunner.store import task as store
+from taskrunner.store.log import Line
 from taskrunner.testing.database import Database
 from tests.engine import claim as claim_due
 
@@ -288,6 +290,28 @@ def test_a_shown_task_has_exactly_the_documented_fields(cli: Cli) -> None:
         "created_at", "started_at", "finished_at", "runner_id", "errors", "result", "progress", "meta",
         "parents", "children",
     ]  # fmt: skip
+
+
+def test_what_a_task_has_logged_is_shown_and_no_line_of_it_moves_the_cursor(cli: Cli, taskrunner_db: Database) -> None:
+    """SPEC OPS 49."""
+    enqueue(cli)
+    id_ = bury(taskrunner_db)
+    said = [f"line {number}" for number in range(24)] + ["\x1b[31mred\r\nand more"]
+    with connect(taskrunner_db.url) as conn:
+        run(conn, log_store.keep([Line(id_, "default", 1 + (n > 9), 1.0, "info", text) for n, text in enumerate(said)]))
+    shown = cli("tasks", "show", id_).out
+    assert "line 4" not in shown
+    assert "line 5" in shown
+    assert "log, the last 20 lines (--log has all)" in shown
+    whole = cli("tasks", "show", id_, "--log").out
+    assert [f"line {number}" in whole for number in range(24)] == [True] * 24
+    assert "── claim 2 ──" in whole
+    assert "\x1b" not in whole + shown
+    lines = [json.loads(line) for line in cli("tasks", "show", id_, "--log", "--json").out.splitlines()]
+    assert [line["message"] for line in lines] == said
+    watched = cli("tasks", "show", id_, "--log", "--watch", "--json")
+    assert watched.code == 1  # it is dead
+    assert len(watched.out.splitlines()) == len(said)
 
 
 def test_a_task_that_no_live_runner_knows_is_shown_with_what_it_waits_for(cli: Cli, taskrunner_db: Database) -> None:
