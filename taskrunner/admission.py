@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, get_args
+from uuid import UUID
 
 from psycopg.errors import UniqueViolation
 from psycopg_pool import PoolTimeout
@@ -33,6 +35,12 @@ class Admission(Protocol):
 
     def again(self) -> Work[Stored]:
         """Return what stores them unless an earlier try, whose reply was lost, has done so."""
+
+    def told(self) -> tuple[str, str, int, UUID | None]:
+        """Return the queue, the type (empty: of several), how many there are, and the id of a single one."""
+
+    def carry(self, context: Mapping[str, str]) -> None:
+        """Put the context of the sender's trace into the tasks' `meta`."""
 
 
 @dataclass(slots=True)
@@ -66,6 +74,14 @@ class One(Admission):
         """Return the insert that looks everywhere."""
         return _patiently(self.patience, self._placed(self._keyed(fresh=False)))
 
+    def told(self) -> tuple[str, str, int, UUID | None]:
+        """Return what a trace says of it."""
+        return self.task.queue, self.task.type, 1, self.task.id
+
+    def carry(self, context: Mapping[str, str]) -> None:
+        """Put the context into `meta`, beneath what the caller has given."""
+        self.task.meta = json.dumps({**context, **json.loads(self.task.meta)})
+
     def _placed(self, storing: Steps[Stored]) -> Steps[Stored]:
         return storing if self.after is None else placed(storing, self.task, self.after)
 
@@ -84,11 +100,28 @@ class One(Admission):
 
 
 @dataclass(slots=True)
-class Many(Admission):
-    """The tasks of a batch."""
+class _Several(Admission):
+    """Tasks that are composed as one batch."""
 
     registry: Registry
     batch: Batch
+
+    def told(self) -> tuple[str, str, int, UUID | None]:
+        """Return what a trace says of them: the queue of the first, and the type if it is that of all."""
+        kinds = self.batch.kinds
+        return kinds[0].queue, kinds[0].type if len(kinds) == 1 else "", len(self.batch.ids), None
+
+    def carry(self, context: Mapping[str, str]) -> None:
+        """Put the context into each task's `meta`."""
+        plain = json.dumps(dict(context))
+        noted = {number: json.dumps({**context, **json.loads(meta)}) for number, meta in self.batch.metas.items()}
+        self.batch.metas = {**dict.fromkeys(range(len(self.batch.ids)), plain), **noted}
+
+
+@dataclass(slots=True)
+class Many(_Several):
+    """The tasks of a batch."""
+
     patience: float = 0
 
     def first(self) -> Work[Stored]:
@@ -103,11 +136,9 @@ class Many(Admission):
 
 
 @dataclass(slots=True)
-class Whole(Admission):
+class Whole(_Several):
     """The tasks of a flow."""
 
-    registry: Registry
-    batch: Batch
     edges: Sequence[Edge]
 
     def first(self) -> Work[Stored]:

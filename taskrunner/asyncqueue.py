@@ -16,7 +16,7 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg_pool import AsyncConnectionPool
 from uuid_utils.compat import uuid7
 
-from taskrunner import db, fairness, reads
+from taskrunner import db, fairness, reads, traces
 from taskrunner.admission import Admission, Entry, refuse_other, refuse_repeat, within
 from taskrunner.awaiting import AsyncAwaiting
 from taskrunner.borrowed import async_connection
@@ -155,11 +155,12 @@ class AsyncTaskQueue(Door):
         return [answer.id for answer in await self._admit(self._whole(flow, tenant), connection)]
 
     async def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
-        try:
-            return await self._enter(asked.first, asked.again, connection)
-        except UniqueViolation as error:
-            refuse_other(error)
-            return await self._enter(asked.again, asked.again, connection)
+        with traces.sending(asked):
+            try:
+                return await self._enter(asked.first, asked.again, connection)
+            except UniqueViolation as error:
+                refuse_other(error)
+                return await self._enter(asked.again, asked.again, connection)
 
     async def _enter(self, first: Entry, again: Entry, connection: Any) -> list[Enqueued]:
         if connection is not None:

@@ -15,7 +15,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Protocol
 
-from taskrunner import events, outcome
+from taskrunner import events, outcome, traces
 from taskrunner.effects import Effects, RunEffects
 from taskrunner.errors import PayloadInvalid, UnknownType
 from taskrunner.executors import BrokeOff, Call, CallEnd, Handle, Refused, Returned, Stopped
@@ -86,6 +86,7 @@ class Attempt:
         "ended",
         "host",
         "marked",
+        "span",
         "started",
         "stop_reason",
         "taken_at",
@@ -105,6 +106,7 @@ class Attempt:
         self.stop_reason: Stop | None = None
         self.timeout: timedelta | None = None
         self.effects: RunEffects | None = None  # of a run that asks for them
+        self.span: Any = None  # of the run, where somebody records traces
         self.veil = NONE  # over the task's secrets, if it has any
         self._task: Task | None = None
         self._handle: Handle | None = None
@@ -184,6 +186,7 @@ class Attempt:
     def _begin(self) -> Mapping[str, object]:
         """Start the clock: a task that waits for a free child process has neither used its time nor begun to run."""
         self.started = time.monotonic()
+        self.span = traces.processing(self.claim)
         if self.timeout is not None:
             self.extend(self.timeout)
         self.host.began(self)
@@ -191,7 +194,8 @@ class Attempt:
 
     def _begin_in_child(self) -> Mapping[str, object]:
         self._begin()
-        return {"started_at": datetime.now(UTC), "deadline": self.deadline() if self.timeout else None}
+        deadline = self.deadline() if self.timeout else None
+        return {"started_at": datetime.now(UTC), "deadline": deadline, "trace": traces.handed_over(self.span)}
 
     def _came_to(self, end: CallEnd) -> None:
         """Classify, ask, decide: whatever goes wrong in it, the claim is given back."""
@@ -214,6 +218,8 @@ class Attempt:
         finally:
             if self.veil is not NONE:
                 secretive.discard(self)
+            if self.span is not None:
+                _trace(self.span, transition)
             task, self._task = self._task, None  # or only the garbage collector could free them
             self._handle = self._timer = None
             if self.effects is None:
@@ -285,6 +291,7 @@ class Attempt:
             "queue": claim.queue,
             "tenant": claim.tenant,
             "runner": runner,
+            **({} if self.span is None else {"trace_id": traces.trace_id_of(self.span)}),
         }
 
     def keep(self, record: logging.LogRecord) -> None:
@@ -354,6 +361,20 @@ class Attempt:
     def run_seconds(self) -> float:
         """Seconds that the run lasted, so far."""
         return 0.0 if self.started is None else (self.ended or time.monotonic()) - self.started
+
+
+def _trace(span: Any, transition: Transition | None) -> None:
+    """End the run's span with what becomes of the claim; None: it is another runner's by now."""
+    error: Mapping[str, Any] | None = None
+    name = "lost" if transition is None else type(transition).__name__.lower()
+    match transition:
+        case Finish(state):
+            name = state
+        case Retry(_, error):
+            name = "retried"
+        case Bury(errors):
+            name, error = "dead", errors[-1] if errors else None
+    traces.processed(span, name, error)
 
 
 def tell(attempt: Attempt, transition: Transition) -> None:

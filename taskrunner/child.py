@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from taskrunner import access, logs, redaction
+from taskrunner import access, logs, redaction, traces
 from taskrunner.control import Line
 from taskrunner.db import use_schema
 from taskrunner.errors import TaskrunnerError
@@ -68,6 +68,7 @@ async def _talk(kind: str, end: socket.socket) -> int:
     settings = Settings(**hello["settings"])
     use_schema(hello["schema"])
     redaction.use(settings.redact)
+    traces.use(settings.traces)
     logs.configure(settings.log_level, settings.log_format, keep=settings.task_log if kind == "runner" else None)
     try:
         registry = discover(settings.project, settings.tasks)

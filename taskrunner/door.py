@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.errors import LockNotAvailable
 
-from taskrunner import db, redaction
+from taskrunner import db, redaction, traces
 from taskrunner.access import database
 from taskrunner.admission import Many, One, Whole
 from taskrunner.durations import as_delay
@@ -45,6 +45,7 @@ class Door:
         settings = settings or load()
         self._settings = settings
         redaction.use(settings.redact)
+        traces.use(settings.traces)
         self._bound = check_tenant(tenant)
         self._tenant = tenant or "default"
         self._registry = registry or declared

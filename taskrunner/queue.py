@@ -18,7 +18,7 @@ from psycopg.errors import DeadlockDetected, UniqueViolation
 from psycopg_pool import ConnectionPool
 from uuid_utils.compat import uuid7
 
-from taskrunner import db, fairness, reads
+from taskrunner import db, fairness, reads, traces
 from taskrunner.admission import Admission, Entry, refuse_other, refuse_repeat, within
 from taskrunner.awaiting import Awaiting
 from taskrunner.borrowed import sync_connection
@@ -173,11 +173,12 @@ class TaskQueue(Door):
         return [answer.id for answer in self._admit(self._whole(flow, tenant), connection)]
 
     def _admit(self, asked: Admission, connection: Any) -> list[Enqueued]:
-        try:
-            return self._enter(asked.first, asked.again, connection)
-        except UniqueViolation as error:
-            refuse_other(error)
-            return self._enter(asked.again, asked.again, connection)
+        with traces.sending(asked):
+            try:
+                return self._enter(asked.first, asked.again, connection)
+            except UniqueViolation as error:
+                refuse_other(error)
+                return self._enter(asked.again, asked.again, connection)
 
     def _enter(self, first: Entry, again: Entry, connection: Any) -> list[Enqueued]:
         if connection is not None:

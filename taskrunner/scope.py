@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
+
+from taskrunner import traces
 
 NEVER = logging.CRITICAL + 1000
 """A level that no record has: nothing is kept."""
@@ -22,6 +24,10 @@ class Scope(Protocol):
     def keep_level(self) -> int:
         """The least severe records that are kept with the task; `NEVER`: none."""
 
+    @property
+    def span(self) -> Any:
+        """The span of the run, if it is traced."""
+
     def log_fields(self) -> Mapping[str, object]:
         """What each line about the run carries."""
 
@@ -32,7 +38,15 @@ class Scope(Protocol):
         """Return the text without the task's own secrets."""
 
 
+current: ContextVar[Scope | None] = ContextVar("taskrunner_scope", default=None)
+
+
+def enter(scope: Scope | None) -> None:
+    """Let the caller's context be the run's: its log lines, and what it does in a trace."""
+    current.set(scope)
+    if scope is not None and scope.span is not None:
+        traces.enter(scope.span)
+
+
 secretive: set[Scope] = set()
 """The runs under way whose tasks have secrets: what is written outside of any scope may still tell them."""
-
-current: ContextVar[Scope | None] = ContextVar("taskrunner_scope", default=None)

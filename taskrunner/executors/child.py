@@ -23,6 +23,7 @@ from contextvars import copy_context
 from functools import cache, reduce
 from typing import Any, cast
 
+from taskrunner import traces
 from taskrunner.executors.call import BrokeOff, failed
 from taskrunner.executors.childcontext import ChildContext
 from taskrunner.executors.childlink import Link, LogToRunner
@@ -66,7 +67,7 @@ def _run(request: Request, link: Link) -> tuple[bytes, bytes]:
     """Run one call and return the frame's kind and body that tell what it came to; never raises."""
     context = ChildContext(request.info, link)
     try:
-        return DONE, pickled(copy_context().run(_call_run, _rebuild(request, context), context))
+        return DONE, pickled(copy_context().run(_call_run, _rebuild(request, context), context, request))
     except CancelledError as error:
         return _failure(failed(error, "cancelled"), error)
     except BaseException as error:
@@ -96,7 +97,8 @@ def _class(module: str, qualname: str) -> type[Task]:
     return found
 
 
-def _call_run(task: Task, context: ChildContext) -> object:
+def _call_run(task: Task, context: ChildContext, request: Request) -> object:
+    traces.enter_remote(request.info.get("trace"))
     value: object = task.run()
     if inspect.iscoroutine(value):
         return asyncio.run(context.settled(value))

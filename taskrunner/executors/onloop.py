@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, cast
 from taskrunner.errors import TaskrunnerError
 from taskrunner.executors.call import Call, Returned, RunEnd, Stopped, failed
 from taskrunner.executors.handle import Calls, Done, Handle
-from taskrunner.scope import current
+from taskrunner.scope import enter
 
 _Factory: TypeAlias = Callable[..., "asyncio.Future[Any]"]
 _in_task: ContextVar[bool] = ContextVar("taskrunner_in_task", default=False)
@@ -105,7 +105,7 @@ async def _settle(call: Call) -> RunEnd:
     try:
         call.begin()  # here: tasks claimed beside one that blocks the loop or kills the process have not begun
         _in_task.set(True)
-        current.set(call.scope)
+        enter(call.scope)
         return Returned(await cast("Coroutine[Any, Any, object]", call.task.run()))
     except CancelledError as error:
         return failed(error, "cancelled")

@@ -22,7 +22,7 @@ from contextvars import copy_context
 
 from taskrunner.executors.call import BrokeOff, Call, CallEnd, Refused, Returned, RunEnd, Stopped, failed
 from taskrunner.executors.handle import Calls, Done, Handle
-from taskrunner.scope import current
+from taskrunner.scope import enter
 
 _CLOSE_PATIENCE = 1.0  # s; an idle thread leaves within microseconds, only a machine without CPU makes it longer
 
@@ -231,7 +231,7 @@ class _Queue:
 
 def _settle(call: Call) -> RunEnd:
     """Call the task's `run()` and return a value in every case, StopIteration included."""
-    current.set(call.scope)
+    enter(call.scope)
     try:
         value: object = call.task.run()
     except CancelledError as error:

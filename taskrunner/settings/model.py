@@ -208,6 +208,7 @@ class Settings(BaseModel):
         "127.0.0.1", min_length=1, description="Address the API listens on; one that is not loopback needs a token."
     )
     api_port: Count = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 takes a free one.")
+    traces: bool = Field(True, description="Make spans where the program has an OpenTelemetry SDK that records them.")
     log_level: LogLevel = Field("info", description="Least severe log lines to write.")
     log_format: LogFormat = Field("auto", description="auto writes text to a terminal and JSON elsewhere.")
     task_log: TaskLogLevel = Field("info", description="Least severe lines that are kept with the task; or off.")

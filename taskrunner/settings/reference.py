@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "idempotency_retention",
     ),
     "API": ("api_host", "api_port", "api_token", "api_tokens"),
-    "Logs": ("log_level", "log_format", "task_log", "task_log_lines", "redact"),
+    "Logs and traces": ("traces", "log_level", "log_format", "task_log", "task_log_lines", "redact"),
 }
 
 KINDS = {

@@ -134,6 +134,7 @@ GOOD = {
     "task_log": "Warning",
     "task_log_lines": "50",
     "redact": "+iban,+pin-code",
+    "traces": "off",
 }
 
 
@@ -328,6 +329,7 @@ BAD = {
     "task_log": "some",
     "task_log_lines": "0",
     "redact": "password,+iban",
+    "traces": "perhaps",
 }
 
 
