@@ -33,13 +33,14 @@ RHYTHM = {
 
 # Day and night, some noise that is the same each time, and one bad quarter of an hour at the bank.
 STATS = """
-WITH quarter AS (SELECT date_trunc('minute', taskrunner.clock()) - interval '100 minutes' AS began),
+WITH quarter AS (SELECT date_trunc('minute', taskrunner.clock()) - interval '42 minutes' AS began),
 said AS (
     SELECT m.minute, r.queue, r.type, o.outcome, r.seconds,
-           greatest(0, round(r.often * o.share * (0.65 + 0.35 * sin(extract(epoch FROM m.minute) / 13750))
+           greatest(0, floor((hashtext(o.outcome || r.type || m.minute) & 1023) / 1024.0
+             + r.often * o.share * (0.65 + 0.35 * sin(extract(epoch FROM m.minute) / 13750))
              * (0.7 + 0.6 * (hashtext(r.type || m.minute) & 1023) / 1023.0)
              * CASE WHEN o.outcome IN ('dead', 'retried') AND r.type = 'ChargeCard'
-                     AND m.minute BETWEEN q.began AND q.began + interval '15 minutes' THEN 30 ELSE 1 END)) AS count
+                     AND m.minute BETWEEN q.began AND q.began + interval '11 minutes' THEN 20 ELSE 1 END)) AS count
       FROM generate_series(date_trunc('minute', taskrunner.clock() - %(span)s), taskrunner.clock(),
                            interval '1 minute') AS m (minute)
      CROSS JOIN quarter q
@@ -179,7 +180,7 @@ class Past:
         """Yield dead letters of a few kinds of error."""
         charge = {"file": "payments", "line": 41, "code": "await bank.authorise(self.order)", "client": "bank"}
         for n in range(14):
-            ago = timedelta(minutes=95 - n)
+            ago = timedelta(minutes=41 - n * 0.7)
             reason = ("insufficient funds", "card expired")[n % 3 == 2]
             message = f"CardDeclined: order {48_100 + n}: {reason}"
             payload = {"order": 48_100 + n, "amount": f"{19 + n * 7}.90", "currency": "EUR", "declined": reason}
