@@ -49,6 +49,8 @@ Search = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SEARCH]...", help="Words such as type:SendEmail state:dead payload.user.id:42."),
 ]
+Delay = Annotated[str | None, typer.Option(help="Due after this time: 30, 15s, 5m, 2h.")]
+At = Annotated[str | None, typer.Option(help="Due at this ISO time, as in 2026-01-31T08:00:00Z.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")]
 After = Annotated[
     UUID | None,

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taskrunner.cli.bulk import bulk
 from taskrunner.cli.bykey import Key, OfTenant, OfType, SomeId
 from taskrunner.cli.options import (
     After,
     AsJson,
+    At,
     ByError,
     ByKey,
     ByQueue,
@@ -17,6 +19,7 @@ from taskrunner.cli.options import (
     ByState,
     ByTenant,
     ByType,
+    Delay,
     Limit,
     Search,
     Since,
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, show and steer tasks.", no_args_is_help=True, rich_markup_mode=None)
 
-Delay = Annotated[str | None, typer.Option(help="Due after this time: 30, 15s, 5m, 2h.")]
-At = Annotated[str | None, typer.Option(help="Due at this ISO time, as in 2026-01-31T08:00:00Z.")]
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it live until it has ended.")]
 
@@ -237,3 +238,6 @@ def delete(
         id_ = meant(opened, id_, type_, key, tenant)
         outcome = opened.act(actions.delete_task(id_))
     tell({"id": id_, "outcome": outcome}, as_json, f"{id_} {outcome}")
+
+
+app.command(epilog="Example: taskrunner tasks bulk requeue type:SendEmail since:2h 'error:\"timed out\"'")(bulk)

@@ -68,7 +68,7 @@ def task_by_id(id_: UUID, *, whole: bool = False) -> Op[TaskView | None]:
 
     Without its secrets, as all that is here; `whole`, for code, as it is stored.
     """
-    read = _whole_views if whole else _views
+    read = _whole_views if whole else views
     return Op(sql.ONE, {"id": id_}, lambda rows: read(rows)[0] if rows else None)
 
 
@@ -101,7 +101,7 @@ def list_tasks(wanted: TaskFilter, room: int = ROOM, *, whole: bool = False) -> 
     """
     if wanted.state in _RARE:
         room = max(room // APART, 1)
-    return (yield from _paged(_sources(wanted.state), wanted, room, _whole_views if whole else _views))
+    return (yield from _paged(_sources(wanted.state), wanted, room, _whole_views if whole else views))
 
 
 def dead_letters(wanted: TaskFilter, *, requeued: bool = False, room: int = ROOM) -> Steps[Page[DeadView]]:
@@ -180,7 +180,7 @@ def _merged(pages: Sequence[str]) -> str:
 # All views are made here, so that nobody who shows one can forget to cover what is secret in it.
 
 
-def _views(rows: Sequence[Row]) -> list[TaskView]:
+def views(rows: Sequence[Row]) -> list[TaskView]:
     return [_view(row) for row in _named(rows)]
 
 

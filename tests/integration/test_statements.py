@@ -48,6 +48,7 @@ def constants() -> dict[str, str]:
         for name, value in vars(loaded).items():
             if name.isupper() and not name.startswith("_") and isinstance(value, str):
                 found[f"{module.name}.{name}"] = value
+    found = {name: text for name, text in found.items() if not name.startswith("matching.")}  # parts, all of them
     return {name: text for name, text in found.items() if name.split(".")[1] not in PARTS}
 
 
