@@ -44,6 +44,8 @@ PATIENCE = timedelta(seconds=3)
 
 LOCK_PATIENCE = timedelta(seconds=1)
 
+NOW = When()
+
 AT_LEAST = 10_000
 """How far is counted where there are too many, or they are too hard to find, to count them all."""
 
@@ -79,7 +81,7 @@ class Order:
     action: str
     wanted: TaskFilter
     before: datetime
-    when: When = When()
+    when: When = NOW
     patience: timedelta = PATIENCE
     request: UUID = field(default_factory=uuid7)
 
@@ -93,7 +95,7 @@ class Order:
                 f"{self.action} is for tasks that are {' or '.join(self.states)}, not for those that are "
                 f"{self.wanted.state}"
             )
-        if self.when != When() and self.action != "reschedule":
+        if self.when != NOW and self.action != "reschedule":
             raise InvalidArgument(f"{self.action} takes no new maturity: that is for reschedule")
 
     @property
@@ -337,7 +339,8 @@ def _check(order: Order, found: int, exact: bool, *, expected: int | None, most:
 def _timed(order: Order, work: Op[T]) -> Callable[[], Steps[T]]:
     def steps() -> Steps[T]:
         yield store.patient(LOCK_PATIENCE, order.patience)
-        return (yield work)
+        value: T = yield work
+        return value
 
     return steps
 

@@ -15,7 +15,7 @@ from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import Door
 from taskrunner.api.headers import SafeHeaders
 from taskrunner.api.metrics import Fleet
-from taskrunner.api.routes import audit, dead, doctor, metrics, monitor, queues, schedules, tasks
+from taskrunner.api.routes import actions, audit, dead, doctor, metrics, monitor, queues, schedules, tasks
 from taskrunner.api.routes.describe import BASIC, BEARER, refusals
 from taskrunner.api.security import Guard
 from taskrunner.api.ui.pulse import Pulse
@@ -61,7 +61,7 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.state.planner = Planner(registry)
     guarded = [
         *(tasks.router, dead.router, schedules.router, schedules.preview_router, queues.router, queues.runners_router),
-        *(audit.router, monitor.router, doctor.router, metrics.router),
+        *(actions.router, audit.router, monitor.router, doctor.router, metrics.router),
     ]
     app.state.routers = [*guarded, monitor.open_router]
     problems.install(app)

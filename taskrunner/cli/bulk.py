@@ -59,10 +59,11 @@ def bulk(
     from taskrunner.cli.options import duration, instant, searched
     from taskrunner.cli.session import actor, confirm, session, tell
     from taskrunner.errors import InvalidArgument
+    from taskrunner.store.bulk import When
 
     if (action is Doing.RESCHEDULE) != ((delay is None) != (at is None)):
         raise InvalidArgument("reschedule takes one of --delay and --at, and the others take neither")
-    when = engine.When(instant(at, "--at"), duration(delay, "--delay") or timedelta(0))
+    when = When(instant(at, "--at"), duration(delay, "--delay") or timedelta(0))
     with session(tenant=tenant) as opened:
         now = opened.run(reads.now())
         wanted = searched(search, now, tenant=tenant)

@@ -9,12 +9,13 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from taskrunner.buckets import BOUNDS
 from taskrunner.db import Op, Steps, column, nothing
 from taskrunner.statements import bulk as sql
 from taskrunner.statements import flow as flows
 from taskrunner.store import ending, flow
 from taskrunner.store.ending import NOBODY, Ended
-from taskrunner.store.task import BOUNDS, Due, announce, dues
+from taskrunner.store.task import Due, announce, dues
 
 LOCKED = "locked"
 """Somebody's open transaction had it: may be tried again."""
