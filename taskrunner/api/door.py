@@ -16,7 +16,7 @@ from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.db import Link, Op, Work, scalar
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.payload import parse_payload
-from taskrunner.registry import Registry
+from taskrunner.registry import Registry, TaskType
 from taskrunner.settings import Settings
 from taskrunner.task import Task
 
@@ -42,6 +42,11 @@ class Door(AsyncTaskQueue):
         self._url: str = url
         self._going: set[asyncio.Task[Any]] = set()
         self._probe = self._fresh_probe()
+
+    @property
+    def types(self) -> list[TaskType]:
+        """The task types that this process knows, sorted by name."""
+        return self._registry.all()
 
     async def open(self) -> None:
         """Start connecting, and wait for nothing."""

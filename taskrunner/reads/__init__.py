@@ -10,7 +10,8 @@ from __future__ import annotations
 from taskrunner.reads.answer import Why
 from taskrunner.reads.audit import AuditEntry, AuditFilter, AuditPage, audit_of, audit_trail
 from taskrunner.reads.charts import RANGES, Chart, ChartFilter, chart
-from taskrunner.reads.figures import now, recent, stats, status
+from taskrunner.reads.dead import DeadGroup, DeadGroups, dead_groups
+from taskrunner.reads.figures import known_types, now, recent, stats, status
 from taskrunner.reads.fleet import at_work, live_runners, queues, runners, schedule_named, schedules, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
 from taskrunner.reads.log import LAST_LINES, LogLine, LogPage, last_lines, log_lines
@@ -50,6 +51,8 @@ __all__ = [
     "Chart",
     "ChartFilter",
     "Counts",
+    "DeadGroup",
+    "DeadGroups",
     "DeadView",
     "FlowTask",
     "FlowView",
@@ -70,11 +73,13 @@ __all__ = [
     "audit_of",
     "audit_trail",
     "chart",
+    "dead_groups",
     "dead_letter_by_id",
     "dead_letters",
     "detail",
     "ended_tasks",
     "flow",
+    "known_types",
     "last_lines",
     "list_tasks",
     "live_runners",

@@ -23,6 +23,11 @@ def recent(tenant: str | None = None) -> Op[Recent]:
     return Op(sql.RECENT, {"tenant": tenant}, lambda rows: Recent(*rows[0]))
 
 
+def known_types() -> Op[list[str]]:
+    """Return the names of the task types that live processes know."""
+    return Op(sql.KNOWN_TYPES, {}, column)
+
+
 def status(tenant: str | None = None) -> Steps[Status]:
     """Return the figures, queues, runners and schedules; each from its own statement, within one transaction.
 
@@ -46,7 +51,7 @@ def stats(tenant: str | None = None) -> Steps[dict[str, int]]:
 
 def _types(live: list[Waiting], tenant: str | None) -> Steps[list[TypeCounts]]:
     found = yield from _count(live, tenant)
-    known: list[str] = yield Op(sql.KNOWN_TYPES, {}, column)
+    known: list[str] = yield known_types()
     for name in known if tenant is None else ():
         _of(found, name)
     for name, next_tick_at in (yield Op(sql.NEXT_TICKS, {"tenant": tenant}, list)):

@@ -77,6 +77,14 @@ ONE = LIVE + " AND t.id = %(id)s\nUNION ALL" + ENDED + " AND t.id = %(id)s\nUNIO
 # By the primary keys, in all partitions of history: a task's id does not tell the day of its end.
 ENDED_ONES = ENDED + " AND t.id = ANY(%(ids)s::uuid[])\nUNION ALL" + DEAD + " AND t.id = ANY(%(ids)s::uuid[])"
 
+# The newest dead letters, %(room)s at most, backwards by the primary key; their messages are cut.
+DEAD_ERRORS = """
+SELECT d.id, d.type, d.finished_at, left(d.errors -> -1 ->> 'message', 400) AS message
+  FROM taskrunner.dead_letter d
+ WHERE d.requeued_as IS NULL AND (%(type)s::text IS NULL OR d.type = %(type)s)
+ ORDER BY d.id DESC LIMIT %(room)s
+"""
+
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # One pass over the hot table, which holds no task that has ended.

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
+from taskrunner.api.ui import act, adding, dead, task, tasks
 from taskrunner.api.ui.assets import serve_asset
 from taskrunner.api.ui.events import events
 from taskrunner.api.ui.frame import failure
@@ -20,6 +21,8 @@ def install(app: FastAPI) -> None:
     app.add_route("/ui/static/{name}", serve_asset, include_in_schema=False)
     app.add_route("/ui/", overview, include_in_schema=False)
     app.add_route("/ui/events", events, include_in_schema=False)
+    for pages in (tasks, adding, task, act, dead):
+        pages.install(app)
 
 
 def _to_overview(_request: Request) -> RedirectResponse:

@@ -50,6 +50,27 @@ def short(value: object) -> str:
     return f"…{str(value)[-12:]}"
 
 
+def clock(instant: datetime) -> str:
+    """Return the time of day, in UTC, to the millisecond."""
+    return f"{instant.astimezone(UTC):%H:%M:%S}.{instant.microsecond // 1000:03}"
+
+
+def upperfirst(text: str) -> str:
+    """Return a sentence as it begins."""
+    return text[:1].upper() + text[1:]
+
+
+def level(name: str) -> str:
+    """Return the class of a log line's level."""
+    return {"warning": "warn", "error": "bad", "critical": "bad"}.get(name.lower(), "soft")
+
+
+def inline(value: Any, most: int = 120) -> str:
+    """Return JSON in one line, cut to so many characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def last_error(errors: list[Mapping[str, Any]]) -> str:
     """Return the first line of what the last try failed of."""
     return str(errors[-1].get("message", "")).partition("\n")[0] if errors else ""
@@ -63,5 +84,9 @@ FILTERS = {
     "count": count,
     "pretty": pretty,
     "short": short,
+    "clock": clock,
+    "upperfirst": upperfirst,
+    "level": level,
+    "inline": inline,
     "last_error": last_error,
 }
