@@ -95,7 +95,7 @@ async def ask_about(request: Request, name: str, ids: Sequence[UUID]) -> Respons
         danger=verb.danger,
         fields=(),
         ticked=able,
-        to=f"/ui/act/{name}",
+        address=f"/ui/act/{name}",
     )
 
 
