@@ -28,12 +28,14 @@ from taskrunner.cli import (
     status,
     tasks,
     tenants,
+    top,
 )
 from taskrunner.errors import DatabaseUnreachable, TaskrunnerError
 
 # As `--help` lists them: first steps, looking, steering, operating.
 ORDER = (
-    *("init", "start", "status", "enqueue", "tasks", "dead", "schedules", "queues", "tenants", "runners", "audit"),
+    *("init", "start", "status", "top", "enqueue", "tasks", "dead", "schedules", "queues"),
+    *("tenants", "runners", "audit"),
     *("why", "doctor", "migrate", "maintain", "health", "config", "bench"),
 )
 
@@ -78,6 +80,7 @@ def root(
 init.register(app)
 app.add_typer(start.app, name="start")
 status.register(app)
+top.register(app)
 enqueue.register(app)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(dead.app, name="dead")

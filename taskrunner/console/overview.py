@@ -13,7 +13,7 @@ from rich.text import Text
 
 from taskrunner.console.lists import show_queues, show_runners, show_schedules
 from taskrunner.console.terminal import Name, cell, table, until_interrupted
-from taskrunner.console.words import figure, span, stamp, until
+from taskrunner.console.words import figure, rate, span, stamp, until
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.reads import Counts, Recent, Runner, Status, TypeCounts
 from taskrunner.states import HISTORY
@@ -114,7 +114,7 @@ def _rates(recent: Recent) -> Text:
     means = ((" waited {}", recent.wait_seconds), (" ran {}", recent.run_seconds))
     mean = " ".join(words.format(span(seconds)) for words, seconds in means if seconds is not None)
     failed = Text(f"failed tries {figure(recent.failed)}", "red" if recent.failed else "")
-    parts = [Text("1-2 min", "bold"), Text(f"ended {figure(recent.ended)} ({recent.rate:.3g}/s)"), failed]
+    parts = [Text("1-2 min", "bold"), Text(f"ended {figure(recent.ended)} ({rate(recent.rate)})"), failed]
     return Text("  ").join([*parts, *([Text(f"mean{mean}")] if mean else [])])
 
 

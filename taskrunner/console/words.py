@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from taskrunner.wording import brief as span
 from taskrunner.wording import figure
 
-__all__ = ["figure", "since", "span", "stamp", "until"]
+__all__ = ["figure", "rate", "since", "span", "stamp", "until"]
 
 
 def since(instant: datetime | None, now: datetime) -> str:
@@ -28,3 +28,8 @@ def stamp(instant: datetime | None) -> str:
         return ""
     offset = instant.strftime("%z")
     return f"{instant:%Y-%m-%d %H:%M:%S} {'UTC' if instant.utcoffset() == timedelta(0) else offset}"
+
+
+def rate(a_second: float) -> str:
+    """Write how many there are a second: `0.3/s`, `1,234/s`."""
+    return f"{a_second:.1f}/s" if a_second < 100 else f"{figure(int(a_second))}/s"

@@ -22,6 +22,7 @@ from taskrunner.reads.tasks import (
     dead_letters,
     ended_tasks,
     list_tasks,
+    retrying,
     successor_by_id,
     task_by_id,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "now",
     "queues",
     "recent",
+    "retrying",
     "runners",
     "schedule_named",
     "schedules",

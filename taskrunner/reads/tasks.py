@@ -104,6 +104,11 @@ def list_tasks(wanted: TaskFilter, room: int = ROOM, *, whole: bool = False) -> 
     return (yield from _paged(_sources(wanted.state), wanted, room, _whole_views if whole else views))
 
 
+def retrying(limit: int, room: int = ROOM) -> Op[list[TaskView]]:
+    """Return tasks that failed and wait for their next try, the next one first, among the newest `room` live ones."""
+    return Op(sql.RETRYING, {"limit": limit, "room": room}, _views)
+
+
 def dead_letters(wanted: TaskFilter, *, requeued: bool = False, room: int = ROOM) -> Steps[Page[DeadView]]:
     """Return a page of dead letters, the newest first; with `requeued` also those that a person has requeued."""
     source = Source(sql.DEAD_LETTER, sql.DEAD_IDS, "" if requeued else _OPEN, ended=True)

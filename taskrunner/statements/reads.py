@@ -70,6 +70,15 @@ SELECT max(p.bounds[1]::timestamptz) AS reach
  WHERE i.inhparent = 'taskrunner.task_history'::regclass AND p.bounds[1]::timestamptz <= %(since)s
 """
 
+# What failed and waits for its next try, the next one first, among the newest so many live tasks.
+RETRYING = (
+    LIVE
+    + """ AND t.state = 'pending' AND t.tries > 0
+   AND t.id >= coalesce((SELECT p.id FROM taskrunner.task p ORDER BY p.id DESC OFFSET %(room)s LIMIT 1),
+                        '00000000-0000-0000-0000-000000000000'::uuid)
+ ORDER BY t.maturity_at, t.id LIMIT %(limit)s"""
+)
+
 ONE_DEAD_LETTER = DEAD_LETTER + " AND t.id = %(id)s"
 
 ONE = LIVE + " AND t.id = %(id)s\nUNION ALL" + ENDED + " AND t.id = %(id)s\nUNION ALL" + DEAD + " AND t.id = %(id)s"
