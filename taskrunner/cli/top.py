@@ -21,6 +21,8 @@ def top() -> None:
     Keys: h l tabs, j k rows, r retry, c cancel, p pause, w why, / filter, ? help; upper case asks first. Needs the
     extra: pip install 'taskrunner[top]'.
     """
+    from contextlib import closing
+
     from taskrunner.cli.session import reconnecting, session
     from taskrunner.errors import ConfigError, InvalidArgument
 
@@ -34,8 +36,7 @@ def top() -> None:
         raise ConfigError("this needs textual, which is not installed: pip install 'taskrunner[top]'") from None
     from taskrunner.top.desk import Desk
 
-    with session() as opened, reconnecting(opened) as current:
-        desk = Desk(current, _planner)
+    with session() as opened, reconnecting(opened) as current, closing(Desk(current, _planner)) as desk:
         Top(desk, desk.look("queues")).run()
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from taskrunner import actions, reads
 from taskrunner.actions import Action
 from taskrunner.db import Work
+from taskrunner.errors import DatabaseUnreachable
 from taskrunner.reads import Queue, Recent, Schedule, Status, TaskFilter, TaskView, Why
 from taskrunner.schedules import Planner
 from taskrunner.states import State
@@ -45,6 +46,10 @@ class Sight(NamedTuple):
     """Seconds that the look has taken."""
 
 
+def _refuse() -> Opened:
+    raise DatabaseUnreachable("the screen is closed")
+
+
 class Desk:
     """Everything that touches the database; methods block, and may be called from any thread."""
 
@@ -52,6 +57,11 @@ class Desk:
         """`opened()` gives a connection that works, or raises; `planner()` one that knows the project's types."""
         self._opened, self._planner = opened, planner
         self._turn = threading.Lock()
+
+    def close(self) -> None:
+        """Wait for the look under way; whoever comes later is refused, and opens no connection that nobody closes."""
+        with self._turn:
+            self._opened = _refuse
 
     def look(self, tab: str) -> Sight:
         """Look at everything that `tab` shows. Raises: `DatabaseUnreachable`."""

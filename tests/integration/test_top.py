@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -69,8 +69,9 @@ def desk_of(engine: Engine) -> Iterator[Desk]:
     with (
         connect(engine.url, name="taskrunner cli") as connection,
         reconnecting(Session(Settings(), engine.url, connection)) as current,
+        closing(Desk(current, lambda: Planner(Registry()))) as desk,
     ):
-        yield Desk(current, lambda: Planner(Registry()))
+        yield desk
 
 
 @asynccontextmanager
