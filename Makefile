@@ -19,7 +19,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --extra embedded --extra top --group build
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check audit bench bench-peers chaos fuzz screenshots db docs lock clean
+.PHONY: help run install test check audit bench bench-peers bench-pages chaos fuzz screenshots db docs lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ bench: $(VENV)/dev.stamp ## measure the twelve rows of docs/benchmarks.md on thi
 
 bench-peers: $(VENV)/dev.stamp ## install other queues into .bench/ and measure them beside this one, 20 minutes (ARGS=…)
 	@exec $(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-pages: $(VENV)/dev.stamp ## measure all pages and lists beside ten million ended tasks, 10 minutes, 8 GB (ARGS=…)
+	@exec $(BIN)/python -m benchmarks.dashboard $(ARGS)
 
 chaos: $(VENV)/dev.stamp ## inject faults for SECONDS=120 and check that nothing is lost or doubled
 	@TASKRUNNER_CHAOS_SECONDS=$(SECONDS) exec $(BIN)/python -m pytest -m chaos tests/chaos $(PYTEST_ARGS)
