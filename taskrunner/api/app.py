@@ -60,8 +60,9 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.state.fleet = Fleet(app.state.door)
     app.state.planner = Planner(registry)
     guarded = [
+        actions.router,  # before the tasks, so that /tasks/actions is not taken for an id
         *(tasks.router, dead.router, schedules.router, schedules.preview_router, queues.router, queues.runners_router),
-        *(actions.router, audit.router, monitor.router, doctor.router, metrics.router),
+        *(audit.router, monitor.router, doctor.router, metrics.router),
     ]
     app.state.routers = [*guarded, monitor.open_router]
     problems.install(app)

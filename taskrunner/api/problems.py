@@ -145,8 +145,9 @@ async def _of_http(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> dict[str, str]:
     """All methods of the path (RFC 9110, 15.5.6); the framework names those of the first route that it meets."""
-    routes = [route for router in request.app.state.routers for route in router.routes]
-    there = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    routes = [route for router in request.app.state.routers for route in router.routes if route.include_in_schema]
+    there = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    there = [route for route in there if route.path == request.url.path] or there
     methods = sorted({method for route in there for method in route.methods})
     return {"Allow": ", ".join(methods)} if methods else {}
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from pydantic import ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from taskrunner import bulk, reads
@@ -98,3 +98,9 @@ async def act(order: BulkOrder, door: OpenDoor, request: Request) -> Preview | O
         return await bulk.adrive(door.run, bulk.preview(asked))
     pieces = bulk.apply(asked, who_of(request).name, expected=order.expected, most=MOST)
     return await bulk.adrive(door.run, pieces)
+
+
+@router.api_route("", methods=["DELETE", "GET", "HEAD", "PATCH", "PUT"], include_in_schema=False)
+async def refuse() -> None:
+    """Take no other method, which would be asked of a task called `actions`."""
+    raise HTTPException(405)
