@@ -106,7 +106,7 @@ def list_tasks(wanted: TaskFilter, room: int = ROOM, *, whole: bool = False) -> 
 
 def retrying(limit: int, room: int = ROOM) -> Op[list[TaskView]]:
     """Return tasks that failed and wait for their next try, the next one first, among the newest `room` live ones."""
-    return Op(sql.RETRYING, {"limit": limit, "room": room}, _views)
+    return Op(sql.RETRYING, {"limit": limit, "room": room}, views)
 
 
 def dead_letters(wanted: TaskFilter, *, requeued: bool = False, room: int = ROOM) -> Steps[Page[DeadView]]:
