@@ -366,15 +366,12 @@ class Attempt:
 def _trace(span: Any, transition: Transition | None) -> None:
     """End the run's span with what becomes of the claim; None: it is another runner's by now."""
     error: Mapping[str, Any] | None = None
-    name = "lost" if transition is None else type(transition).__name__.lower()
     match transition:
-        case Finish(state):
-            name = state
         case Retry(_, error):
-            name = "retried"
+            pass
         case Bury(errors):
-            name, error = "dead", errors[-1] if errors else None
-    traces.processed(span, name, error)
+            error = errors[-1] if errors else None
+    traces.processed(span, "lost" if transition is None else outcome.outcome_of(transition), error)
 
 
 def tell(attempt: Attempt, transition: Transition) -> None:

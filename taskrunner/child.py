@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -126,7 +127,7 @@ class _RunnerService:
     def __init__(self, settings: Settings, registry: Registry, url: str, tie: _Tie) -> None:
         from taskrunner.runner import Runner, Ties
 
-        self._line = tie.line
+        self._line, self._settings, self._place = tie.line, settings, tie.hello["place"]
         ties = Ties(
             runner_id=UUID(tie.hello["runner_id"]),
             recorder=Recorder(Path(tie.hello["recorder"]), tie.hello["slots"]),
@@ -139,9 +140,17 @@ class _RunnerService:
     async def run(self) -> int:
         telling = asyncio.create_task(self._tell())
         try:
-            return await self._runner.run()
+            with self._metered():
+                return await self._runner.run()
         finally:
             telling.cancel()
+
+    def _metered(self) -> AbstractContextManager[object]:
+        if self._settings.metrics_port is None:
+            return nullcontext()
+        from taskrunner.meter import metered
+
+        return metered(self._runner, self._settings, self._place)
 
     async def _tell(self) -> None:
         while True:

@@ -23,7 +23,7 @@ from taskrunner.errors import LeaseLost
 from taskrunner.executors import Call, CallEnd, Executors, Handle
 from taskrunner.jsonvalue import dump_json
 from taskrunner.outbox import Outbox
-from taskrunner.outcome import Finish, Release, Transition
+from taskrunner.outcome import Finish, Release, Transition, outcome_of
 from taskrunner.pace import Pace
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry
@@ -223,6 +223,9 @@ class Crew:
         if transition is not None:
             tell(attempt, transition)
         if transition is None or stored:
+            if transition is not None and events.heard(events.Stored):
+                end = events.StoredEnd(claim.queue, claim.type, outcome_of(transition), attempt.run_seconds)
+                events.emit(events.Stored, (end,))
             self._settled(attempt)
         else:
             self.outbox.put(attempt, transition)

@@ -189,6 +189,7 @@ class Cycles:
         self._asked_for += room
         self._leaving = False
         self._changed()
+        began = time.monotonic()
         try:
             if letters:
                 events.fail_point("before_finish")
@@ -202,6 +203,7 @@ class Cycles:
                 raise
             finally:
                 self._asked_for -= room
+            events.emit(events.Cycled, time.monotonic() - began)
             if letters:
                 events.fail_point("after_finish")
             if plan is not None:

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 from uuid import UUID
 
 from taskrunner.errors import ConfigError
@@ -72,6 +72,29 @@ class Settled:
     claim_no: int
 
 
+class StoredEnd(NamedTuple):
+    """One claim's end: `outcome` is as in the figures, or `snoozed` or `released`."""
+
+    queue: str
+    type: str
+    outcome: str
+    run_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The ends of these claims are stored, in one batch."""
+
+    ends: tuple[StoredEnd, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cycled:
+    """A round trip that ends and claims is over, well."""
+
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseLost:
     """A runner's lease is over: its tasks are stopped, and it joins anew under another id."""
@@ -90,6 +113,11 @@ def on(kind: type[E], callback: Callable[[E], None]) -> Iterator[None]:
         yield
     finally:
         _hooks[kind] = tuple(hook for hook in _hooks[kind] if hook is not callback)
+
+
+def heard(kind: type) -> bool:
+    """Whether anybody listens: for events that cost something to put together."""
+    return bool(_hooks.get(kind))
 
 
 def emit(kind: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:

@@ -56,6 +56,11 @@ class Lease:
             self.lost = True
 
     @property
+    def seconds(self) -> float:
+        """Seconds until it ends; below 0 when it has."""
+        return self._until - time.monotonic()
+
+    @property
     def ending(self) -> bool:
         """Whether tasks must be stopped now: the lease is lost, or over within a fifth of its length."""
         return self.lost or time.monotonic() > self._until - self._length / 5

@@ -22,7 +22,7 @@ from taskrunner.attempt import Attempt
 from taskrunner.db import Op
 from taskrunner.jsonvalue import dump_json
 from taskrunner.leases import Pump
-from taskrunner.outcome import Bury, Finish, Release, Retry, SnoozeFor, Transition
+from taskrunner.outcome import Bury, Finish, Release, Retry, SnoozeFor, Transition, outcome_of
 from taskrunner.store import ending as slow
 from taskrunner.store import task as store
 from taskrunner.store.ending import Closed
@@ -220,6 +220,8 @@ class Outbox:
             self._stuck.append((time.monotonic() + _AGAIN, letter))
 
     async def _sort(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter], missing: set[UUID]) -> None:
+        if events.heard(events.Stored):
+            _tell_stored([letter for letter in letters if letter.attempt.claim.id not in missing])
         if not missing:
             for letter in letters:
                 self._settled(letter.attempt)
@@ -253,6 +255,17 @@ class Outbox:
         now = time.monotonic()
         self.put_back([letter for at, letter in self._stuck if at <= now])
         self._stuck = [entry for entry in self._stuck if entry[0] > now]
+
+
+def _tell_stored(letters: Sequence[Letter]) -> None:
+    claims = ((letter.attempt.claim, letter) for letter in letters)
+    events.emit(
+        events.Stored,
+        tuple(
+            events.StoredEnd(claim.queue, claim.type, outcome_of(letter.transition), letter.attempt.run_seconds)
+            for claim, letter in claims
+        ),
+    )
 
 
 def _take(box: dict[int, Letter], letters: list[Letter]) -> list[Letter]:

@@ -184,6 +184,21 @@ def needs_answer(outcome: Outcome) -> bool:
     return isinstance(outcome, Failed)
 
 
+def outcome_of(transition: Transition) -> str:
+    """Name what becomes of a claim as the figures do; what they do not count is `snoozed` or `released`."""
+    match transition:
+        case Finish(state):
+            return state
+        case Retry():
+            return "retried"
+        case Bury():
+            return "dead"
+        case SnoozeFor():
+            return "snoozed"
+        case Release():
+            return "released"
+
+
 def decide(outcome: Outcome, answer: NextTry | None = None) -> Transition:
     """Return what becomes of the task; `answer` is what `next_try()` said, for failures. The same in, the same out."""
     match outcome:

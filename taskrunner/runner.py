@@ -146,6 +146,20 @@ class Runner:
             self._crew.give_back(Release())
         self._wake.set()
 
+    def gauges(self) -> dict[str, float]:
+        """Return how it is now, for its metrics; called from their thread."""
+        crew: Crew | None = getattr(self, "_crew", None)
+        if crew is None:  # it has not begun
+            return {}
+        return {
+            "slots": self._settings.concurrency,
+            "running": len(crew.active),
+            "held": crew.held,
+            "unwritten": len(crew.outbox),
+            "stray_threads": crew.strays,
+            "lease_seconds": self.lease.seconds,
+        }
+
     def pulse(self) -> Pulse:
         """Say who this runner is and how busy; called from the heart's thread too."""
         return self._pulse

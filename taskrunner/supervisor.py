@@ -52,7 +52,7 @@ class Child:
     """One child process of one kind, through all its lives."""
 
     def __init__(self, kind: str, place: int, settings: Settings, folder: Path) -> None:
-        self.kind, self.name = kind, f"{kind} {place}" if place else kind
+        self.kind, self.place, self.name = kind, place, f"{kind} {place}" if place else kind
         self._settings = settings
         self._recorder_path = folder / f"{kind}-{place}"
         self.process: asyncio.subprocess.Process | None = None
@@ -78,7 +78,11 @@ class Child:
                 ours.close()
                 raise
         self.line = await Line.over(ours)
-        hello: dict[str, Any] = {"settings": settings_to_json(self._settings), "schema": schema_name()}
+        hello: dict[str, Any] = {
+            "settings": settings_to_json(self._settings),
+            "schema": schema_name(),
+            "place": self.place,
+        }
         if self.kind == "runner":
             self.runner_id, slots = uuid7(), self._settings.concurrency + self._settings.stray_limit
             self.recorder = Recorder(self._recorder_path, slots)

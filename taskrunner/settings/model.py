@@ -208,6 +208,16 @@ class Settings(BaseModel):
         "127.0.0.1", min_length=1, description="Address the API listens on; one that is not loopback needs a token."
     )
     api_port: Count = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 takes a free one.")
+    metrics_port: Count | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="Port on which a supervisor's first runner tells its own metrics, the next ones on those after it; "
+        "0 takes free ones; unset: none.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address of that port; one that is not loopback needs a token."
+    )
     traces: bool = Field(True, description="Make spans where the program has an OpenTelemetry SDK that records them.")
     log_level: LogLevel = Field("info", description="Least severe log lines to write.")
     log_format: LogFormat = Field("auto", description="auto writes text to a terminal and JSON elsewhere.")
@@ -267,7 +277,7 @@ class Settings(BaseModel):
             raise ValueError(f"one has the secret of {variable('api_token')}: nobody could tell who asks")
         return tokens
 
-    @field_validator("api_host")
+    @field_validator("api_host", "metrics_host")
     @classmethod
     def _open_on_loopback_only(cls, host: str, info: ValidationInfo) -> str:
         # absent where they are invalid themselves

@@ -37,7 +37,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "idempotency_retention",
     ),
     "API": ("api_host", "api_port", "api_token", "api_tokens"),
-    "Logs and traces": ("traces", "log_level", "log_format", "task_log", "task_log_lines", "redact"),
+    "Logs, traces, metrics": (
+        "metrics_port",
+        "metrics_host",
+        "traces",
+        "log_level",
+        "log_format",
+        "task_log",
+        "task_log_lines",
+        "redact",
+    ),
 }
 
 KINDS = {
@@ -49,6 +58,7 @@ KINDS = {
     "archive_dir": "folder",
     "api_token": "text, secret",
     "redact": "names of keys",
+    "metrics_port": "whole number, 0 to 65535",
     "api_tokens": "names with scopes and secrets",
 }
 

@@ -155,7 +155,7 @@ async def test_what_is_no_failure_is_no_error(engine: Engine, spans: Spans) -> N
             await running.ended(door.add(Odd(wanted="ignore"), priority=1).id)
             await running.started(snoozed)
     assert sorted(str(dict(one.attributes or {})["taskrunner.outcome"]) for one in spans("process")) == [
-        "ignored", "snoozefor",
+        "ignored", "snoozed",
     ]  # fmt: skip
     assert all(one.status.status_code is StatusCode.UNSET for one in spans("process"))
 

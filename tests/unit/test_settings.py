@@ -135,6 +135,8 @@ GOOD = {
     "task_log_lines": "50",
     "redact": "+iban,+pin-code",
     "traces": "off",
+    "metrics_port": "9100",
+    "metrics_host": "::1",
 }
 
 
@@ -330,16 +332,19 @@ BAD = {
     "task_log_lines": "0",
     "redact": "password,+iban",
     "traces": "perhaps",
+    "metrics_port": "-1",
+    "metrics_host": "",
 }
 
 
 def test_every_bad_value_is_told_at_once_with_its_name_value_reason_and_source(monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC OPS 51."""
     assert BAD.keys() == NAMES
-    for name in NAMES - {"lease", "api_host"}:
+    by_flag = ("lease", "api_host", "metrics_host")  # an empty variable counts as unset
+    for name in NAMES - set(by_flag):
         monkeypatch.setenv(variable(name), BAD[name])
     with pytest.raises(SettingsInvalid) as caught:
-        load({"lease": BAD["lease"], "api_host": BAD["api_host"]})
+        load({name: BAD[name] for name in by_flag})
     lines = str(caught.value).splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(Settings.model_fields)
     assert all(re.fullmatch(r"  \w+ = .* \((environment|flag) \S+\): \S.+", line) for line in lines[1:])
