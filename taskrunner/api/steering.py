@@ -74,6 +74,15 @@ def frequency(given: object) -> Any:
         raise
 
 
+def _whole(given: object) -> object:
+    """3.0 is an integer in JSON."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+Priority = Annotated[StrictInt, Field(ge=-_INT32, lt=_INT32), BeforeValidator(_whole)]
+Weight = Annotated[StrictInt, Field(ge=1, le=1000), BeforeValidator(_whole)]
+
+
 _ONE = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "minLength": 1}]}
 Frequency = Annotated[
     Any,
@@ -99,7 +108,7 @@ class Timing(Body):
     jitter: Duration | None = Field(None, description="Each task matures up to so much later.")
     key: Text | None = Field(None, min_length=1, max_length=255, description="A live task of this key skips a tick.")
     queue: Text | None = Field(None, min_length=1, max_length=200)
-    priority: StrictInt | None = Field(None, ge=-_INT32, lt=_INT32)
+    priority: Priority | None = None
 
     @property
     def wishes(self) -> Changes:
@@ -195,6 +204,9 @@ class QueueState(BaseModel):
     paused: bool
 
 
+Tenant = Annotated[Text, Field(min_length=1, max_length=200)]
+
+
 class TuneQueue(Body):
     """How the tenants of a queue share it; what is left out stays."""
 
@@ -202,9 +214,12 @@ class TuneQueue(Body):
         json_schema_extra={"minProperties": 1, "examples": [{"fair": True, "weights": {"acme": 3}}]}
     )
 
-    fair: StrictBool | None = Field(None, description="Whether they take turns.")
-    weights: dict[Text, Annotated[StrictInt, Field(ge=1, le=1000)]] = Field(
-        default_factory=dict, max_length=100, description="Tasks of a tenant in each round; everybody else has 1."
+    fair: StrictBool = Field(False, description="Whether they take turns.")
+    weights: dict[Tenant, Weight] = Field(
+        default_factory=dict,
+        min_length=1,
+        max_length=100,
+        description="Tasks of a tenant in each round; everybody else has 1.",
     )
 
 

@@ -27,7 +27,7 @@ PATIENCE = 3.0
 
 _ROOM, _PAUSE = 5000, 0.05
 
-Name = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\s:,/\x00]*$", examples=["mail"])]
+Name = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\s:,/\x00-\x20\x7f-\x9f]*$", examples=["mail"])]
 
 
 @router.get("", operation_id="list_queues")
@@ -53,13 +53,14 @@ async def resume(name: Name, door: OpenDoor, actor: Actor) -> QueueState:
 @router.patch("/{name}", operation_id="tune_queue", dependencies=[JSON_ONLY], responses=refusals(400, 403, 413, 415))
 async def tune(name: Name, wanted: TuneQueue, door: OpenDoor, actor: Actor) -> Tuned:
     """Let its tenants take turns or not, and give some of them more turns than others."""
-    if wanted.fair is None and not wanted.weights:
+    if not wanted.model_fields_set:
         raise InvalidArgument("nothing to change is given: there are fair, weights")
+    fair_queue = wanted.fair if "fair" in wanted.model_fields_set else None
     weighing = [actions.weigh_tenant(name, tenant, weight) for tenant, weight in wanted.weights.items()]
-    settled = wanted.fair is None or await make_fair(door, name, actor, fair_queue=wanted.fair)
+    settled = fair_queue is None or await make_fair(door, name, actor, fair_queue=fair_queue)
     for action in weighing:
         await door.act(action, actor)
-    return Tuned(name=name, fair=wanted.fair, weights=wanted.weights, settled=settled)
+    return Tuned(name=name, fair=fair_queue, weights=wanted.weights, settled=settled)
 
 
 async def make_fair(door: Door, name: str, actor: str, *, fair_queue: bool, patience: float = PATIENCE) -> bool:
