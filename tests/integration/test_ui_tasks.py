@@ -15,7 +15,6 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from taskrunner.api import create_app
-from taskrunner.api.security import Who
 from taskrunner.db import connect
 from taskrunner.reads.dead import alike
 from taskrunner.registry import Registry, register_task
@@ -58,9 +57,9 @@ def types(registry: Registry) -> Registry:
 
 
 @asynccontextmanager
-async def browsing(registry: Registry, url: str) -> AsyncIterator[httpx.AsyncClient]:
+async def browsing(registry: Registry, url: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Lend what a browser without JavaScript is."""
-    app = create_app(Settings(), registry, url)
+    app = create_app(Settings(**settings), registry, url)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(
@@ -161,11 +160,11 @@ async def test_an_id_leads_to_its_task(ui: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.headers["location"]) == (303, f"/ui/tasks/{id_}")
 
 
-@pytest.mark.parametrize("text", ["stat:dead", 'error:"open', "state:gone", "since:soon", "id:1", "payload.password:x"])
-async def test_a_search_that_cannot_be_read_is_explained(ui: httpx.AsyncClient, text: str) -> None:
-    page = await shown(ui, f"/ui/tasks?{httpx.QueryParams(q=text)}", 422)
-    assert 'id="search-problem"' in page
-    assert f'value="{html.escape(text)}"' in page.replace("&#34;", "&quot;")
+async def test_a_search_that_cannot_be_read_is_explained(ui: httpx.AsyncClient) -> None:
+    for text in ("stat:dead", 'error:"open', "state:gone", "since:soon", "id:1", "payload.password:x"):
+        page = await shown(ui, f"/ui/tasks?{httpx.QueryParams(q=text)}", 422)
+        assert 'id="search-problem"' in page
+        assert f'value="{html.escape(text)}"' in page.replace("&#34;", "&quot;")
 
 
 async def test_the_list_goes_on(ui: httpx.AsyncClient) -> None:
@@ -308,43 +307,72 @@ async def test_a_dead_letter_is_deleted(ui: httpx.AsyncClient, conn: Any) -> Non
     await shown(ui, f"/ui/tasks/{dead}", 404)
 
 
-@pytest.mark.parametrize("when", ["soon", "2026-12-01T08:00:00", "2026-13-01", "", "-5"])
-async def test_an_instant_that_is_none_is_explained_beside_its_field(ui: httpx.AsyncClient, when: str) -> None:
+async def test_an_instant_that_is_none_is_explained_beside_its_field(ui: httpx.AsyncClient) -> None:
     id_ = await add(ui)
-    answer = await ui.post(f"/ui/tasks/{id_}/reschedule", data={"when": when, "back": "/ui/"})
-    assert answer.status_code == 422
-    assert 'aria-invalid="true"' in answer.text
-    assert 'id="error-when"' in answer.text
+    for when in ("soon", "2026-12-01T08:00:00", "2026-13-01", "", "-5"):
+        answer = await ui.post(f"/ui/tasks/{id_}/reschedule", data={"when": when, "back": "/ui/"})
+        assert answer.status_code == 422
+        assert 'aria-invalid="true"' in answer.text
+        assert 'id="error-when"' in answer.text
 
 
-@pytest.mark.parametrize("when", ["2100-01-01T08:00:00Z", "2h", "90"])
-async def test_a_task_is_rescheduled(ui: httpx.AsyncClient, conn: Any, when: str) -> None:
-    id_ = await add(ui)
-    await sent(ui, f"/ui/tasks/{id_}/reschedule?back=/ui/tasks", when=when)
-    later = conn.execute("SELECT maturity_at > now() + interval '80 s' FROM taskrunner.task WHERE id = %s", (id_,))
-    assert later.fetchone() == (True,)
+async def test_a_task_is_rescheduled(ui: httpx.AsyncClient, conn: Any) -> None:
+    for when in ("2100-01-01T08:00:00Z", "2h", "90"):
+        id_ = await add(ui)
+        await sent(ui, f"/ui/tasks/{id_}/reschedule?back=/ui/tasks", when=when)
+        later = conn.execute("SELECT maturity_at > now() + interval '80 s' FROM taskrunner.task WHERE id = %s", (id_,))
+        assert later.fetchone() == (True,)
 
 
 async def test_ticked_tasks_are_counted_done_with_and_told(ui: httpx.AsyncClient, conn: Any) -> None:
     pending, dead = await add(ui), bury(conn, "no luck")
     query = httpx.QueryParams([("id", pending), ("id", str(dead)), ("id", str(uuid7())), ("back", "/ui/tasks")])
     page = words(await shown(ui, f"/ui/act/cancel?{query}"))
-    assert "3 tasks: 1 dead, 1 pending, 1 no longer there." in page
-    assert "Left as they are: 1 dead." in page
-    assert f"taskrunner tasks cancel {pending}" in page
-    _, page = await sent(ui, f"/ui/act/cancel?{query}")
-    assert "Cancel: done with 1 task." in page
-    assert audited(conn, pending) == [("ui:local", "task.cancel")]
-    assert audited(conn, dead) == []
-    answer = await ui.post("/ui/act/retry", data={"id": [pending, str(dead)], "back": "/ui/tasks"})
-    page = words(await shown(ui, answer.headers["location"]))
-    assert "done with 1 task. Not with 1: task" in page
-    assert "is cancelled" in page
+    assert "Cancel: 1 task?" in page
+    assert "2 of the 3 ticked are left as they are" in page
+    assert "taskrunner tasks bulk cancel" in page
+    where, page = await sent(ui, f"/ui/act/cancel?{query}")
+    assert where == "/ui/tasks"
+    assert "Cancel: 1 done." in page
+    assert conn.execute("SELECT actor, action FROM taskrunner.audit").fetchall() == [("ui:local", "bulk.cancel")]
+    page = words(await shown(ui, f"/ui/act/cancel?{query}"))
+    assert "Nothing here is in a state for it." in page
 
 
-@pytest.mark.parametrize("query", ["", "id=7", "id=" + "&id=".join(str(UUID(int=n)) for n in range(1001))])
-async def test_ids_that_cannot_be_used_are_refused(ui: httpx.AsyncClient, query: str) -> None:
-    await shown(ui, f"/ui/act/cancel?{query}", 422)
+async def test_all_that_match_are_counted_exactly_and_no_more_are_met(ui: httpx.AsyncClient, conn: Any) -> None:
+    for n in range(60):
+        bury(conn, f"order {n}: declined")
+    page = await shown(ui, "/ui/tasks?q=state:dead+error:declined")
+    link = re.search(r'href="(/ui/act/requeue[^"]*)"', page)
+    assert link is not None
+    asked = html.unescape(link[1])
+    assert "Requeue: 60 tasks?" in words(await shown(ui, asked))
+    where, page = await sent(ui, asked)
+    assert where.startswith("/ui/tasks?")
+    assert "Requeue: 60 done." in page
+    answer = await ui.post("/ui/act/requeue", data={"q": "state:dead", "expected": "0", "back": "/ui/"})
+    assert answer.status_code == 303
+    bury(conn, "late")
+    answer = await ui.post("/ui/act/requeue", data={"q": "state:dead", "expected": "0", "back": "/ui/"})
+    assert answer.status_code == 409
+    assert "1 tasks match now, and 0 were expected" in words(answer.text)
+
+
+async def test_many_are_rescheduled_and_a_bad_instant_is_explained(ui: httpx.AsyncClient, conn: Any) -> None:
+    ids = [await add(ui) for _ in range(3)]
+    query = httpx.QueryParams([("id", id_) for id_ in ids] + [("back", "/ui/tasks")])
+    answer = await ui.post("/ui/act/reschedule", data={"id": ids, "when": "soon", "back": "/ui/tasks"})
+    assert answer.status_code == 422
+    assert 'id="error-when"' in answer.text
+    await sent(ui, f"/ui/act/reschedule?{query}", when="3h")
+    later = conn.execute("SELECT count(*) FROM taskrunner.task WHERE maturity_at > now() + interval '2 hours'")
+    assert later.fetchone() == (3,)
+
+
+async def test_what_cannot_be_done_is_refused(ui: httpx.AsyncClient) -> None:
+    many = "id=" + "&id=".join(str(UUID(int=n)) for n in range(1001))
+    for query in ("", "verb=1", "q=", "q=stat:dead", "q=state:succeeded", "id=7", many):
+        await shown(ui, f"/ui/act/cancel?{query}", 422)
     await shown(ui, "/ui/act/burn?id=7", 404)
 
 
@@ -357,9 +385,9 @@ async def test_dead_letters_are_grouped_by_what_they_died_of(ui: httpx.AsyncClie
     assert "3 Mail order <n>: declined" in page
     group = f"/ui/dead?{httpx.QueryParams(type='Mail', error='order <n>: declined')}"
     assert str(other) not in await shown(ui, group)
-    asked = f"/ui/dead/retry?{httpx.QueryParams(type='Mail', error='order <n>: declined', back=group)}"
+    asked = f"/ui/dead/requeue?{httpx.QueryParams(type='Mail', error='order <n>: declined', back=group)}"
     _, page = await sent(ui, asked)
-    assert "done with 3 tasks" in page
+    assert "Requeue: 3 done." in page
     assert "No dead letter has this error any more." in page
     await shown(ui, asked, 404)
     assert "1 dead letters in 1 groups" in words(await shown(ui, "/ui/dead"))
@@ -389,9 +417,8 @@ async def test_a_task_is_added_by_hand(ui: httpx.AsyncClient) -> None:
     assert """taskrunner enqueue Strict '{"number": 7}' --priority 300 --delay 2h""" in page
 
 
-@pytest.mark.parametrize(
-    ("fields", "field", "reason"),
-    [
+async def test_what_is_wrong_is_said_beside_its_field(ui: httpx.AsyncClient, conn: Any) -> None:
+    for fields, field, reason in (
         ({"type": "Strict", "payload": '{"number": "x"}'}, "payload", "number: "),
         ({"type": "Strict", "payload": "{"}, "payload", "no JSON"),
         ({"type": "Strict", "payload": "[]"}, "payload", "a JSON object"),
@@ -400,39 +427,39 @@ async def test_a_task_is_added_by_hand(ui: httpx.AsyncClient) -> None:
         ({"type": "Mail", "priority": "high"}, "priority", "whole number"),
         ({"type": "Mail", "priority": "99999999999"}, "priority", "priority"),
         ({"type": "Mail", "queue": "x" * 300}, "queue", "queue"),
-    ],
-)
-async def test_what_is_wrong_is_said_beside_its_field(
-    ui: httpx.AsyncClient, conn: Any, fields: dict[str, str], field: str, reason: str
-) -> None:
-    answer = await ui.post("/ui/tasks/new", data=fields)
-    assert answer.status_code == 422
-    said = re.search(rf'id="error-{field}">([^<]*)<', answer.text)
-    assert said is not None
-    assert reason in html.unescape(said[1])
+    ):
+        answer = await ui.post("/ui/tasks/new", data=fields)
+        assert answer.status_code == 422
+        said = re.search(rf'id="error-{field}">([^<]*)<', answer.text)
+        assert said is not None, fields
+        assert reason in html.unescape(said[1])
     assert conn.execute("SELECT count(*) FROM taskrunner.task").fetchone() == (0,)
 
 
 # Who may not, and what is not there
 
 
-async def test_a_reader_sees_no_buttons_and_may_not_act(
-    ui: httpx.AsyncClient, conn: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    id_ = await add(ui)
+async def test_a_reader_sees_no_buttons_and_may_not_act(types: Registry, taskrunner_db: Database, conn: Any) -> None:
+    tokens = "ada:write:adas-own-secret,eve:read:eves-own-secret"
     dead = bury(conn, "no luck")
-    for module in ("frame", "adding"):
-        monkeypatch.setattr(f"taskrunner.api.ui.{module}.who_of", lambda _: Who("ada", writes=False))
-    for url in ("/ui/tasks", f"/ui/tasks/{id_}", f"/ui/tasks/{dead}", "/ui/dead"):
-        page = await shown(ui, url)
-        assert "(read only)" in page
-        assert "/cancel" not in page
-        assert "/retry" not in page.replace('action="/ui/act/retry" id="rows"', "")
-        assert 'type="checkbox"' not in page
-    for url in (f"/ui/tasks/{id_}/cancel", f"/ui/tasks/{dead}/retry", "/ui/act/cancel", "/ui/tasks/new"):
-        answer = await ui.post(url, data={"id": id_, "type": "Mail"})
-        assert answer.status_code == 403, url
-    assert audited(conn, id_) == audited(conn, dead) == []
+    async with browsing(types, taskrunner_db.url, api_tokens=tokens) as ui:
+        assert (await ui.get("/ui/tasks")).headers["www-authenticate"].startswith("Basic ")
+        assert "the password is a token" in words(await shown(ui, "/ui/tasks", 401))
+        ui.auth = httpx.BasicAuth("", "adas-own-secret")
+        id_ = await add(ui)
+        assert "Run now" in await shown(ui, f"/ui/tasks/{id_}")
+        ui.auth = httpx.BasicAuth("", "eves-own-secret")
+        for url in ("/ui/tasks?q=queue:default", f"/ui/tasks/{id_}", f"/ui/tasks/{dead}", "/ui/dead"):
+            page = await shown(ui, url)
+            assert "eve (read only)" in page
+            assert "/cancel" not in page
+            assert "/requeue" not in page
+            assert 'type="checkbox"' not in page
+        assert '<button class="primary' not in await shown(ui, f"/ui/act/cancel?id={id_}")
+        for url in (f"/ui/tasks/{id_}/cancel", f"/ui/tasks/{dead}/retry", "/ui/act/cancel", "/ui/tasks/new"):
+            answer = await ui.post(url, data={"id": id_, "type": "Mail"})
+            assert answer.status_code == 403, url
+    assert conn.execute("SELECT count(*) FROM taskrunner.audit").fetchone() == (0,)
 
 
 async def test_a_foreign_page_may_not_act(ui: httpx.AsyncClient, conn: Any) -> None:
@@ -452,15 +479,13 @@ async def test_what_is_not_there_is_a_page_for_browsers_and_a_problem_for_others
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
-@pytest.mark.parametrize(
-    "back", ["https://evil.example/", "//evil.example/", "/ui/../../x", "javascript:alert(1)", "/tasks"]
-)
-async def test_no_form_leads_to_a_foreign_page(ui: httpx.AsyncClient, back: str) -> None:
+async def test_no_form_leads_to_a_foreign_page(ui: httpx.AsyncClient) -> None:
     id_ = await add(ui)
-    answer = await ui.post(f"/ui/tasks/{id_}/retry", data={"back": back})
-    assert answer.status_code == 303
-    assert answer.headers["location"].startswith("/ui/")
-    assert "evil" not in answer.headers["location"]
+    for back in ("https://evil.example/", "//evil.example/", "/ui/../../x", "javascript:alert(1)", "/tasks"):
+        answer = await ui.post(f"/ui/tasks/{id_}/retry", data={"back": back})
+        assert answer.status_code == 303
+        assert answer.headers["location"].startswith("/ui/")
+        assert "evil" not in answer.headers["location"]
 
 
 async def test_without_a_database_each_page_says_so(types: Registry) -> None:

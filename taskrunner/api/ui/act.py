@@ -1,10 +1,12 @@
-"""`/ui/act/{verb}`: what is done with the tasks that are ticked in a list: counted, asked, done one by one, told."""
+"""`/ui/act/{verb}`: one action on the tasks that are ticked in a list, or on all that a search finds.
+
+First a preview with the exact number, then the action on no more than that, by `taskrunner.bulk`: noted once.
+"""
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,56 +15,47 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from taskrunner import actions, reads
-from taskrunner.actions import Action
+from taskrunner import bulk, reads
 from taskrunner.api.door import door_of
-from taskrunner.api.ui.frame import did, do, form_of, local, page
-from taskrunner.errors import Conflict, NotFound
-from taskrunner.reads import TaskFilter, TaskView
-from taskrunner.states import State
+from taskrunner.api.security import who_of
+from taskrunner.api.ui.frame import check_writes, did, form_of, local, page
+from taskrunner.api.ui.task import maturity
+from taskrunner.bulk import Order, Outcome, Preview
+from taskrunner.errors import InvalidArgument
+from taskrunner.listing import searched
+from taskrunner.reads.views import MOST_IDS
+from taskrunner.store.bulk import When
+from taskrunner.wording import some
 
-MOST = 1000
-"""Tasks that are done with at once; more are found by a filter: `taskrunner tasks --help`."""
-
-_TOLD = 40  # ids in a command that is shown: more are no command that anybody types
+MOST = 100_000
+"""Tasks of one form, some ten seconds; the command line has no such limit."""
 
 
 class Verb(NamedTuple):
-    """One thing that is done with several tasks: its words, the states in which it can be done, and the action."""
+    """One thing that is done with several tasks: its words."""
 
     word: str
     what: str
-    states: frozenset[State]
-    make: Callable[[UUID], Action[Any]]
-    command: tuple[str, ...]
     danger: bool = False
 
 
 VERBS = {
-    "retry": Verb(
-        "Run now or requeue",
-        "Pending ones become due at once; each dead one becomes a new task with the same work.",
-        frozenset({State.PENDING, State.DEAD}),
-        actions.retry_task,
-        ("tasks", "retry"),
-    ),
-    "cancel": Verb(
-        "Cancel",
-        "Waiting ones end as cancelled; running ones are asked to stop.",
-        frozenset({State.PENDING, State.BLOCKED, State.RUNNING}),
-        actions.cancel_task,
-        ("tasks", "cancel"),
-        danger=True,
-    ),
-    "delete": Verb(
-        "Delete",
-        "Dead letters are gone for good, with their payloads and errors.",
-        frozenset({State.DEAD}),
-        actions.delete_dead,
-        ("dead", "delete", "--yes"),
-        danger=True,
-    ),
+    "retry": Verb("Run now or requeue", "Pending ones become due at once; each dead one becomes a new task."),
+    "requeue": Verb("Requeue", "Each becomes a new pending task with the same work."),
+    "reschedule": Verb("Reschedule", "None of them is started before the instant that you give."),
+    "cancel": Verb("Cancel", "Waiting ones end as cancelled; running ones are asked to stop.", danger=True),
+    "delete": Verb("Delete", "These dead letters are gone for good, with their payloads and errors.", danger=True),
 }
+
+
+class Asked(NamedTuple):
+    """What a form or an address says: which tasks, and what is to be done with them."""
+
+    verb: str
+    text: str
+    ids: tuple[UUID, ...]
+    when: str
+    back: str
 
 
 def install(app: FastAPI) -> None:
@@ -72,57 +65,70 @@ def install(app: FastAPI) -> None:
 
 
 async def ask_many(request: Request) -> Response:
-    """Ask before something is done with the tasks that are ticked."""
-    name = request.path_params["verb"]
-    _verb(name)
-    return await ask_about(request, name, _ids(request.query_params.getlist("id")))
+    """Ask before something is done with the tasks that are ticked, or with all that the search finds."""
+    query = request.query_params
+    back = local(query.get("back") or request.headers.get("hx-current-url"))
+    return await ask_about(request, _asked(request, {name: query.getlist(name) for name in query}, back))
 
 
-async def ask_about(request: Request, name: str, ids: Sequence[UUID]) -> Response:
-    """Say how many tasks it is about, in which states, and ask."""
-    verb = _verb(name)
-    found = await _found(request, ids)
-    able = [task.id for task in found if task.state in verb.states]
-    back = local(request.query_params.get("back") or request.headers.get("hx-current-url"))
+async def ask_about(request: Request, asked: Asked, error: str = "") -> Response:
+    """Say how many tasks it is about, show some of them, and ask."""
+    door, verb = door_of(request), VERBS[asked.verb]
+    order = _order(asked, await door.run(reads.now), None if error else asked.when)
+    found: Preview = await bulk.adrive(door.run, bulk.preview(order))
+    hidden = {"q": asked.text, "before": found.before.isoformat(), "expected": str(found.count), "back": asked.back}
     return page(
         request,
-        "ask.html",
-        title=f"{verb.word}: {_tasks(len(able))}?",
-        text=f"{_counted(found, ids)} {verb.what}{_unable(found, verb)}",
-        verb=f"{verb.word}: {_tasks(len(able))}",
-        command=_command(verb, able),
-        back=back,
-        danger=verb.danger,
-        fields=(),
-        ticked=able,
-        address=f"/ui/act/{name}",
+        "act.html",
+        status=422 if error else 200,
+        title=f"{verb.word}: {_counted(found)}?",
+        verb=verb,
+        found=found,
+        able=found.exact and 0 < found.count <= MOST,
+        most=MOST,
+        address=f"/ui/act/{asked.verb}",
+        hidden=hidden,
+        ids=asked.ids,
+        back=asked.back,
+        left=len(asked.ids) - found.count if asked.ids else 0,
+        when=asked.when if asked.verb == "reschedule" else None,
+        error=error,
     )
 
 
 async def do_many(request: Request) -> Response:
-    """Do it to each; one that has changed meanwhile does not hold up the others."""
-    verb = _verb(request.path_params["verb"])
-    ids = _ids((await form_of(request)).get("id", []))
-    done: list[UUID] = []
-    refused: list[str] = []
-    for id_ in ids:
+    """Do it, and say what came of it where the form was opened."""
+    check_writes(request)
+    form = await form_of(request)
+    asked = _asked(request, form, form.get("back", [""])[0])
+    if asked.verb == "reschedule":
         try:
-            await do(request, verb.make(id_))
-        except (Conflict, NotFound) as error:
-            refused.append(str(error))
-        else:
-            done.append(id_)
-    text = f"{verb.word}: done with {_tasks(len(done))}."
-    if refused:
-        text += f" Not with {len(refused)}: {refused[0]}" + ("; and others" if len(refused) > 1 else "")
-    return await did(request, text, command=_command(verb, done))
+            maturity(asked.when)
+        except InvalidArgument as error:
+            return await ask_about(request, asked, str(error))
+    door = door_of(request)
+    now = await door.run(reads.now)
+    order = _order(asked, min(_instant(form, now), now), asked.when)
+    expected = _number(form.get("expected", [""])[0], len(asked.ids))
+    pieces = bulk.apply(order, f"ui:{who_of(request).name}", expected=expected, most=MOST)
+    outcome: Outcome = await bulk.adrive(door.run, pieces)
+    return await did(request, _told(VERBS[asked.verb], outcome), command=_short(order.command), back=asked.back)
 
 
-def _verb(name: str) -> Verb:
-    verb = VERBS.get(name)
-    if verb is None:
+def asked_about(verb: str, ids: Sequence[UUID], back: str) -> Asked:
+    """Return the question about these tasks. Raises: an HTTP error for a verb that is none."""
+    if verb not in VERBS:
         raise HTTPException(404)
-    return verb
+    return Asked(verb, "", tuple(ids), "2h" if verb == "reschedule" else "", back)
+
+
+def _asked(request: Request, given: Mapping[str, Sequence[str]], back: str) -> Asked:
+    asked = asked_about(request.path_params["verb"], (), back)
+    asked = asked._replace(ids=tuple(_ids(given.get("id", ()))))
+    text = given.get("q", [""])[0].strip()
+    if not text and not asked.ids:
+        raise HTTPException(422, "no task is ticked: go back and tick some")
+    return asked._replace(text=text, when=given.get("when", [asked.when])[0].strip())
 
 
 def _ids(given: Sequence[str]) -> list[UUID]:
@@ -130,41 +136,42 @@ def _ids(given: Sequence[str]) -> list[UUID]:
         ids = list(dict.fromkeys(map(UUID, given)))
     except ValueError:
         raise HTTPException(422, "one of the ids is none: go back and tick the tasks again") from None
-    if not ids:
-        raise HTTPException(422, "no task is ticked: go back and tick some")
-    if len(ids) > MOST:
-        raise HTTPException(422, f"at most {MOST} tasks at once, not {len(ids)}")
+    if len(ids) > MOST_IDS:
+        raise HTTPException(422, f"at most {MOST_IDS} tasks can be ticked, not {len(ids)}: search for them instead")
     return ids
 
 
-async def _found(request: Request, ids: Sequence[UUID]) -> list[TaskView]:
-    """Return those that are there; dead letters that were requeued are not."""
-    found = await door_of(request).run(lambda: reads.list_tasks(TaskFilter(ids=tuple(ids), limit=MOST)))
-    return found.items
+def _order(asked: Asked, before: datetime, when: str | None) -> Order:
+    later = When()
+    if asked.verb == "reschedule":
+        given: dict[str, Any] = maturity(when) if when else {"delay": timedelta(hours=2)}
+        later = When(given.get("at"), given.get("delay", timedelta(0)))
+    return Order(asked.verb, searched(asked.text, before, ids=asked.ids), before, later)
 
 
-def _counted(found: Iterable[TaskView], ids: Sequence[UUID]) -> str:
-    states = Counter(task.state.value for task in found)
-    words = [f"{count} {state}" for state, count in sorted(states.items())]
-    gone = len(ids) - states.total()
-    return f"{_tasks(len(ids))}: " + ", ".join(words + ([f"{gone} no longer there"] if gone else [])) + "."
+def _instant(form: Mapping[str, Sequence[str]], now: datetime) -> datetime:
+    try:
+        read = datetime.fromisoformat(form.get("before", [""])[0])
+    except ValueError:
+        return now
+    return read if read.tzinfo else now
 
 
-def _unable(found: Iterable[TaskView], verb: Verb) -> str:
-    states = Counter(task.state.value for task in found if task.state not in verb.states)
-    if not states:
-        return ""
-    return " Left as they are: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())) + "."
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else otherwise
 
 
-def _tasks(count: int) -> str:
-    return f"{count:,} task{'' if count == 1 else 's'}"
+def _counted(found: Preview) -> str:
+    return ("" if found.exact else "at least ") + some(found.count, "task")
 
 
-def _command(verb: Verb, ids: Sequence[UUID]) -> str:
-    words = shlex.join(["taskrunner", *verb.command])
-    if not ids or len(ids) > _TOLD:
-        return ""
-    if len(ids) == 1:
-        return f"{words} {ids[0]}"
-    return f"for id in {' '.join(map(str, ids))}; do {words} $id; done"
+def _told(verb: Verb, outcome: Outcome) -> str:
+    words = [f"{outcome.done:,} done"]
+    words += [f"{outcome.requested:,} running asked to stop"] if outcome.requested else []
+    words += [f"{count:,} left alone ({why})" for why, count in sorted(outcome.skipped.items())]
+    return f"{verb.word}: {', '.join(words)}."
+
+
+def _short(command: str) -> str:
+    """A command that names hundreds of ids is none that anybody types, and more than a cookie holds."""
+    return command if len(command) <= 1500 else ""

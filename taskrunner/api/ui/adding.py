@@ -8,13 +8,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from taskrunner.api.door import Door, door_of
-from taskrunner.api.security import who_of
-from taskrunner.api.ui.frame import did, form_of, page
+from taskrunner.api.ui.frame import check_writes, did, form_of, page
 from taskrunner.api.ui.task import maturity
 from taskrunner.errors import Conflict, InvalidArgument, PayloadInvalid
 from taskrunner.store.enqueue import Enqueued
@@ -46,8 +44,7 @@ async def blank(request: Request) -> Response:
 
 async def add(request: Request) -> Response:
     """Store the task, or show the form again with what is wrong beside its field."""
-    if not who_of(request).writes:
-        raise HTTPException(403, "this token may read only")
+    check_writes(request)
     given = {name: values[0] for name, values in (await form_of(request)).items()}
     try:
         added = await _add(door_of(request), given)

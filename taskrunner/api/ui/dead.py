@@ -11,9 +11,10 @@ from starlette.responses import Response
 
 from taskrunner import reads
 from taskrunner.api.door import door_of
-from taskrunner.api.ui.act import MOST, ask_about
-from taskrunner.api.ui.frame import page
+from taskrunner.api.ui.act import ask_about, asked_about
+from taskrunner.api.ui.frame import local, page
 from taskrunner.reads import DeadGroup, DeadGroups, TaskFilter
+from taskrunner.reads.views import MOST_IDS
 
 ROWS = 100
 """Dead letters of a group that are on the page."""
@@ -47,7 +48,7 @@ async def dead(request: Request) -> Response:
         chosen=chosen,
         letters=letters,
         rows=ROWS,
-        most=MOST,
+        most=MOST_IDS,
         group_url=group_url,
         act_url=act_url,
     )
@@ -60,7 +61,8 @@ async def ask_group(request: Request) -> Response:
     chosen = next((one for one in found.groups if one.type == type_ and one.error == error), None)
     if chosen is None:
         raise HTTPException(404, "no dead letter has this error any more")
-    return await ask_about(request, request.path_params["verb"], chosen.ids[:MOST])
+    back = local(request.query_params.get("back"))
+    return await ask_about(request, asked_about(request.path_params["verb"], chosen.ids[:MOST_IDS], back))
 
 
 def group_url(group: DeadGroup) -> str:

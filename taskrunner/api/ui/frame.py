@@ -94,9 +94,14 @@ def ask(request: Request, action: Action[Any], *, title: str, text: str, verb: s
 
 async def do(request: Request, action: Action[T]) -> T:
     """Do what the form asks for, in the name of who is asking. Raises: what the action raises."""
+    check_writes(request)
+    return await door_of(request).act(action, f"ui:{who_of(request).name}")
+
+
+def check_writes(request: Request) -> None:
+    """Raise an HTTP error for who may only read."""
     if not who_of(request).writes:
         raise HTTPException(403, "this token may read only")
-    return await door_of(request).act(action, f"ui:{who_of(request).name}")
 
 
 async def did(request: Request, text: str, *, command: str = "", back: str | None = None) -> Response:

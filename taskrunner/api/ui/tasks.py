@@ -14,7 +14,9 @@ from starlette.responses import RedirectResponse, Response
 
 from taskrunner import reads
 from taskrunner.api.door import Door, door_of
+from taskrunner.api.ui.act import VERBS
 from taskrunner.api.ui.frame import page
+from taskrunner.bulk import PARTS
 from taskrunner.db import Steps
 from taskrunner.errors import InvalidArgument
 from taskrunner.listing import searched
@@ -59,6 +61,7 @@ async def tasks(request: Request) -> Response:
         wanted=wanted,
         shown=shown,
         tabs=[(state, _url(with_word(text, "state", state))) for state in ("", *State)],
+        matching=_matching(wanted) if text and not problem else {},
         types=sorted({*known, *types_of(door)}),
         queues=sorted({task_type.queue for task_type in door.types}),
         first=_url(text) if query.get("after") else "",
@@ -68,6 +71,13 @@ async def tasks(request: Request) -> Response:
 
 def _around() -> Steps[tuple[datetime, list[str]]]:
     return (yield reads.now()), (yield reads.known_types())
+
+
+def _matching(wanted: TaskFilter) -> dict[str, str]:
+    """Return what can be done to all that a search finds: the verbs, and the words on their buttons."""
+    fit = {verb: {state for part in parts for state in part.states} for verb, parts in PARTS.items()}
+    verbs = ["retry", "cancel"] if wanted.state is None else [v for v in fit if wanted.state in fit[v] and v != "retry"]
+    return {verb: VERBS[verb].word for verb in verbs}
 
 
 def types_of(door: Door) -> list[str]:
