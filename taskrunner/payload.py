@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from taskrunner.errors import PayloadInvalid
 from taskrunner.errortext import clean_text, error_entry
@@ -30,7 +30,7 @@ from taskrunner.jsonvalue import (
     scan,
     storable,
 )
-from taskrunner.redaction import MASK
+from taskrunner.redaction import MASK, covered_key
 from taskrunner.secretfields import Path, clear, is_secret, reveal
 
 __all__ = [
@@ -80,7 +80,16 @@ def load_payload(cls: type[Model], text: str | bytes) -> Model:
 def parse_payload(cls: type[Model], payload: str | bytes | Mapping[str, object]) -> Model:
     """Build a task from JSON that people wrote, under the fields' names or aliases; raises PayloadInvalid."""
     text = dump_json(dict(payload), "payload") if isinstance(payload, Mapping) else payload
-    return _read(cls, text, by_alias=True)
+    read = _read(cls, text, by_alias=True)
+    if path := _covered(text):
+        raise PayloadInvalid(f"{cls.__name__}.{path}: this is how a secret is shown, and not the secret: give that")
+    return read
+
+
+def _covered(text: str | bytes) -> str:
+    """Return the path of a value that was copied from where secrets are covered; empty: there is none."""
+    written = text.decode() if isinstance(text, bytes) else text
+    return covered_key(from_json(written)) if MASK in written else ""
 
 
 _PLAIN: dict[Any, Callable[[Any], bool]] = {

@@ -82,6 +82,18 @@ def by_name(value: Any, depth: int = 0) -> Any:
     return value
 
 
+def covered_key(value: Any, path: str = "") -> str:
+    """Return the path of a key that is named like a secret and holds what it is shown as; empty: there is none."""
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        step = f"{path}.{key}".lstrip(".")
+        if item == MASK and secret_name(key):
+            return step
+        if found := covered_key(item, step):
+            return found
+    return ""
+
+
 def by_path(value: Any, paths: Collection[Sequence[str]]) -> Any:
     """Return a JSON value with what is at the paths covered, whatever it is; nothing is changed in place."""
     if not paths:

@@ -13,6 +13,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from taskrunner.scope import NEVER, Scope, current
+from taskrunner.traces import current_trace_id
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -43,15 +44,6 @@ class TaskFields(logging.Filter):
         if (trace_id := current_trace_id()) is not None:
             record.__dict__.setdefault("trace_id", trace_id)
         return True
-
-
-def current_trace_id() -> str | None:
-    """Return the id of the trace that the current context is in; None outside of one, and without OpenTelemetry."""
-    api = sys.modules.get("opentelemetry.trace")  # who has a trace has loaded it
-    if api is None:
-        return None
-    context = api.get_current_span().get_span_context()
-    return f"{context.trace_id:032x}" if context.is_valid else None
 
 
 class LineKeeper(logging.Handler):

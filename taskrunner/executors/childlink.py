@@ -23,7 +23,7 @@ from taskrunner.executors.wire import (
     to_json,
     unpickled,
 )
-from taskrunner.runlog import current_trace_id
+from taskrunner.traces import current_trace_id
 
 
 class RequestRefused(TaskrunnerError):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr
 from taskrunner import Task, reads, redaction, register_task
 from taskrunner.db import Op
 from taskrunner.errors import InvalidArgument, PayloadInvalid
-from taskrunner.payload import dump_marked, load_payload
+from taskrunner.payload import dump_marked, load_payload, parse_payload
 from taskrunner.redaction import MARKS, MASK, by_name, by_path, secret_name
 from taskrunner.testing.enqueued import assert_enqueued
 from taskrunner.veil import Veil
@@ -335,6 +335,18 @@ def test_what_was_covered_is_not_taken_for_the_secret(engine: Engine) -> None:
     pay = register()
     with engine.door() as door, pytest.raises(PayloadInvalid, match=r"Pay\.token: this is how a secret is shown"):
         door.add(pay(token=MASK))
+
+    @register_task("Named")
+    class Named(Task):
+        options: dict[str, str]
+
+        def run(self) -> None: ...
+
+    with pytest.raises(PayloadInvalid, match=r"Named\.options\.db_password: this is how"):
+        parse_payload(Named, {"options": {"note": MASK, "db_password": MASK}})
+    with pytest.raises(PayloadInvalid, match=r"Named\.options\.db_password: this is how"):
+        parse_payload(Named, b'{"options": {"db_password": "**********"}}')
+    assert parse_payload(Named, {"options": {"note": MASK}}).options == {"note": MASK}
 
 
 def test_a_type_that_is_unique_by_a_secret_tells_two_of_them_apart_and_keeps_neither(engine: Engine) -> None:
