@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -729,6 +730,14 @@ async def test_the_description_names_every_path_and_its_errors(offline: httpx.As
                 normal = METRICS if operation["operationId"] == "metrics" else ["application/json"]
                 expected = ["application/problem+json"] if status >= "400" else normal
                 assert list(response.get("content", dict.fromkeys(expected))) == expected
+
+
+async def test_the_reference_page_names_every_operation(offline: httpx.AsyncClient) -> None:
+    paths = (await offline.get("/openapi.json")).json()["paths"]
+    described = {f"`{method.upper()} {path}`" for path, operations in paths.items() for method in operations}
+    page = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
+    named = set(re.findall(r"^\| (`[A-Z]+ /\S*`) \|", page.read_text(encoding="utf-8"), re.M))
+    assert named == described
 
 
 # Without a database

@@ -290,7 +290,7 @@ async def test_http_shows_a_preview_then_acts_on_exactly_that(engine: Engine) ->
         assert (done.status_code, done.json()["done"], done.json()["skipped"]) == (200, 3, {})
         assert set(states(engine, ids)) == {"cancelled"}
         (entry,) = trail(engine)
-        assert (entry.actor, entry.action) == ("local", "bulk.cancel")
+        assert (entry.actor, entry.action) == ("api:local", "bulk.cancel")
         (last,) = engine.rows("SELECT id FROM taskrunner.task")[0]
         one = await client.post(
             "/tasks/actions", json={"action": "reschedule", "ids": [str(last)], "delay_seconds": 60}

@@ -16,7 +16,7 @@ from taskrunner.api.door import OpenDoor
 from taskrunner.api.models import Instant, Maturity, TaskQuery
 from taskrunner.api.routes.describe import refusals
 from taskrunner.api.routes.tasks import JSON_ONLY
-from taskrunner.api.security import who_of
+from taskrunner.api.security import actor_of
 from taskrunner.bulk import Outcome, Preview
 from taskrunner.reads.views import MOST_IDS
 from taskrunner.store.bulk import When
@@ -96,7 +96,7 @@ async def act(order: BulkOrder, door: OpenDoor, request: Request) -> Preview | O
     asked = bulk.Order(order.action.value, query.wanted(now), min(order.before or now, now), when)
     if order.preview:
         return await bulk.adrive(door.run, bulk.preview(asked))
-    pieces = bulk.apply(asked, who_of(request).name, expected=order.expected, most=MOST)
+    pieces = bulk.apply(asked, actor_of(request), expected=order.expected, most=MOST)
     return await bulk.adrive(door.run, pieces)
 
 
