@@ -56,6 +56,7 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     )
     app.state.door = Door(settings, registry, url)
     app.state.doctor = Consultation(url, settings)
+    app.state.settings = settings
     app.state.pulse = Pulse(app.state.door, url, listen=settings.listen)
     app.state.fleet = Fleet(app.state.door)
     app.state.planner = Planner(registry)

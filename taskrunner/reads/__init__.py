@@ -16,6 +16,7 @@ from taskrunner.reads.fleet import at_work, live_runners, queues, runners, sched
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
 from taskrunner.reads.log import LAST_LINES, LogLine, LogPage, last_lines, log_lines
 from taskrunner.reads.reason import why
+from taskrunner.reads.system import Server, TableSize, server, table_sizes
 from taskrunner.reads.tasks import (
     ROOM,
     dead_letter_by_id,
@@ -64,7 +65,9 @@ __all__ = [
     "Recent",
     "Runner",
     "Schedule",
+    "Server",
     "Status",
+    "TableSize",
     "TaskDetail",
     "TaskFilter",
     "TaskView",
@@ -92,9 +95,11 @@ __all__ = [
     "runners",
     "schedule_named",
     "schedules",
+    "server",
     "stats",
     "status",
     "successor_by_id",
+    "table_sizes",
     "task_by_id",
     "unattended",
     "why",

@@ -190,3 +190,245 @@ async def test_a_time_of_ones_own_is_read_as_utc(ui: httpx.AsyncClient, conn: ps
     page = await shown(ui, "/ui/?since=2026-01-01T00:00&until=2026-01-01T06:00")
     assert "2026-01-01 00:00:00 UTC to 2026-01-01 07:00:00 UTC, in steps of 60m" in words(page)
     assert "Nothing has ended in this time" in words(page)
+
+
+# ── queues ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_queue_is_paused_and_resumed_by_a_form_that_is_noted(
+    ui: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    await ui.post("/tasks", json={"type": "Mail"})
+    page = await shown(ui, "/ui/queues")
+    assert "/ui/queues/pause?queue=default" in page
+    asked = await shown(ui, "/ui/queues/pause?queue=default")
+    assert "taskrunner queues pause default" in words(asked)
+    done = await confirmed(ui, "/ui/queues/pause?queue=default&back=/ui/queues")
+    assert (done.status_code, done.headers["location"]) == (303, "/ui/queues")
+    said = words(await shown(ui, "/ui/queues"))
+    assert "Queue default is paused." in said
+    assert "paused since" in said
+    await confirmed(ui, "/ui/queues/resume?queue=default")
+    assert " open " in words(await shown(ui, "/ui/queues"))
+    assert audited(conn) == [("ui:local", "queue.pause", "default"), ("ui:local", "queue.resume", "default")]
+
+
+async def test_a_queue_becomes_fair_with_weights_and_ordinary_again(
+    ui: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    await ui.post("/tasks", json={"type": "Mail"})
+    await confirmed(ui, "/ui/queues/fair?fair=on&queue=default")
+    await confirmed(ui, "/ui/queues/weight?queue=default", tenant="acme", weight="3")
+    assert "acme: 3 a round" in words(await shown(ui, "/ui/queues"))
+    await confirmed(ui, "/ui/queues/fair?fair=off&queue=default")
+    assert "by priority" in words(await shown(ui, "/ui/queues"))
+    assert [action for _, action, _ in audited(conn)] == ["queue.fair", "queue.weight", "queue.fair"]
+    refused = await confirmed(ui, "/ui/queues/weight?queue=default", tenant="acme", weight="many")
+    assert refused.status_code == 422
+
+
+async def test_names_are_nothing_but_text_on_every_page(ui: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:
+    """FAULTS 4."""
+    name = HOSTILE.replace(" ", "")
+    await ui.post("/tasks", json={"type": "Mail", "queue": name})
+    done = await confirmed(ui, f"/ui/queues/pause?{httpx.QueryParams(queue=name)}&back=/ui/queues")
+    assert done.status_code == 303
+    fields = {"name": name, "task": "Mail", "frequency": "1h", "timezone": "UTC"}
+    added = await ui.post("/ui/schedules/new", data=fields)
+    assert added.status_code == 303, words(added.text)
+    join(conn)
+    conn.execute("UPDATE taskrunner.runner SET host = %s, version = %s, queues = %s", [HOSTILE, HOSTILE, [HOSTILE]])
+    for url in ("/ui/queues", "/ui/schedules", added.headers["location"], "/ui/runners", "/ui/audit", "/ui/"):
+        page = await shown(ui, url)
+        assert "<script>alert" not in page
+    for verb in ("pause", "resume", "run", "remove"):
+        done = await confirmed(ui, f"/ui/schedules/{verb}?{httpx.QueryParams(name=name)}")
+        assert done.status_code == 303, words(done.text)
+
+
+# ── schedules ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def add_schedule(ui: httpx.AsyncClient, **fields: str) -> httpx.Response:
+    given = {"name": "nightly", "task": "Mail", "frequency": "0 3 * * *", "timezone": "Europe/Warsaw", **fields}
+    return await ui.post("/ui/schedules/new", data=given)
+
+
+async def test_a_schedule_is_added_shown_changed_and_removed(
+    ui: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    assert "No schedule" in words(await shown(ui, "/ui/schedules"))
+    assert 'name="frequency"' in await shown(ui, "/ui/schedules/new")
+    added = await add_schedule(ui, payload='{"to": "x@y.z"}', jitter="5m")
+    assert added.headers["location"] == "/ui/schedules/show?name=nightly&tenant=default"
+    said = words(await shown(ui, added.headers["location"]))
+    assert "Schedule nightly is added." in said
+    assert "taskrunner schedules add" in said
+    assert '"to": "x@y.z"' in said
+    assert "Coming ticks" in said
+    assert len(re.findall(r"\b03:00:00 \+0[12]00", said)) == 10
+    form = await shown(ui, "/ui/schedules/change?name=nightly")
+    assert "Left empty, it stays" in form
+    sent = {
+        "task": "Mail", "frequency": "", "timezone": "Europe/Warsaw", "payload": '{\n  "to": "x@y.z"\n}',
+        "catch_up": "skip", "jitter": "", "key": "", "queue": "slow", "priority": "7", "start_at": "", "end_at": "",
+    }  # fmt: skip
+    assert (await ui.post("/ui/schedules/change?name=nightly", data=sent)).status_code == 303
+    row = conn.execute("SELECT catch_up, jitter, queue, priority, trigger FROM taskrunner.schedule").fetchone()
+    assert row is not None
+    assert row[:4] == ("skip", None, "slow", 7)
+    assert "0 3 * * *" in row[4]
+    changed = conn.execute(
+        "SELECT details->'changed' FROM taskrunner.audit WHERE action = 'schedule.change'"
+    ).fetchone()
+    assert changed == (["catch_up", "jitter", "priority", "queue"],)
+    done = await confirmed(ui, "/ui/schedules/remove?name=nightly")
+    assert done.headers["location"] == "/ui/schedules"
+    assert conn.execute("SELECT count(*) FROM taskrunner.schedule").fetchone() == (0,)
+
+
+async def test_a_schedule_is_paused_resumed_and_run_now(ui: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:
+    await add_schedule(ui)
+    for verb in ("pause", "run", "resume"):
+        asked = await shown(ui, f"/ui/schedules/{verb}?name=nightly&tenant=default")
+        assert f"taskrunner schedules {verb} nightly" in words(asked)
+        done = await confirmed(ui, f"/ui/schedules/{verb}?name=nightly&tenant=default&back=/ui/schedules")
+        assert done.headers["location"] == "/ui/schedules"
+        page = words(await shown(ui, "/ui/schedules"))
+        assert (" paused " in page) == (verb != "resume")
+    assert conn.execute("SELECT count(*) FROM taskrunner.task").fetchone() == (1,)
+    assert [action for _, action, _ in audited(conn)] == [
+        "schedule.add", "schedule.pause", "schedule.run", "schedule.resume",
+    ]  # fmt: skip
+    said = words(await shown(ui, "/ui/schedules/show?name=nightly"))
+    assert "What people did to it" in said
+
+
+async def test_the_coming_ticks_are_shown_before_a_schedule_is_stored_and_clock_changes_are_marked(
+    ui: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    looked = await add_schedule(ui, frequency="0 12 * 3,10 sun", look="1")
+    assert looked.status_code == 200
+    said = words(looked.text)
+    assert "It would tick" in said
+    assert "clocks went forward 1 h" in said
+    assert conn.execute("SELECT count(*) FROM taskrunner.schedule").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"frequency": "0 25 * * *"}, "hour"),
+        ({"frequency": ""}, "when?"),
+        ({"task": "Mial"}, "Mail"),
+        ({"task": ""}, "which task type"),
+        ({"name": ""}, "name"),
+        ({"timezone": "Europe/Warsow"}, "Warsaw"),
+        ({"payload": "{"}, "JSON"),
+        ({"priority": "high"}, "priority"),
+        ({"jitter": "soon"}, "jitter"),
+        ({"start_at": "2026-02-31T00:00"}, "start at"),
+    ],
+)
+async def test_a_form_that_cannot_be_stored_comes_back_with_the_reason_and_what_was_typed(
+    ui: httpx.AsyncClient, conn: psycopg.Connection[Any], fields: dict[str, str], reason: str
+) -> None:
+    refused = await add_schedule(ui, **fields, key="kept as typed")
+    assert refused.status_code == 422
+    alert = re.search(r'role="alert">(.*?)</div>', refused.text, re.DOTALL)
+    assert alert
+    assert reason in words(alert[1])
+    assert 'value="kept as typed"' in refused.text
+    assert conn.execute("SELECT count(*) FROM taskrunner.schedule").fetchone() == (0,)
+
+
+async def test_a_schedule_that_is_not_there_is_a_page_that_says_so(ui: httpx.AsyncClient) -> None:
+    assert "no schedule 'gone'" in words(await shown(ui, "/ui/schedules/show?name=gone", 404))
+    await shown(ui, "/ui/schedules/show", 404)
+    await shown(ui, "/ui/queues/pause", 404)
+
+
+# ── runners, audit, system ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_each_runner_shows_its_load_its_lease_and_what_it_runs(
+    ui: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    assert "taskrunner start all" in words(await shown(ui, "/ui/runners"))
+    for _ in range(12):
+        await ui.post("/tasks", json={"type": "Mail"})
+    claim_due(conn, join(conn), 12, ["Mail"])
+    conn.execute("UPDATE taskrunner.runner SET running = 12, slots = 16")
+    page = await shown(ui, "/ui/runners")
+    assert page.count('href="/ui/tasks/') == 10
+    assert "12 of 16" in words(page)
+    assert "all 12" in words(page)
+    conn.execute("UPDATE taskrunner.runner SET lease_until = now() - interval '1 minute'")
+    said = words(await shown(ui, "/ui/runners"))
+    assert "dead" in said
+    assert "ended 60s ago" in said or "ended 1m ago" in said
+
+
+async def test_the_audit_is_filtered_and_goes_on_by_its_cursor(
+    ui: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    conn.execute(
+        "INSERT INTO taskrunner.audit (acted_at, tenant, actor, action, target, details)"
+        " SELECT now(), 'default', 'cli:ada', 'queue.pause', 'q' || n, '{}' FROM generate_series(1, 60) n"
+    )
+    page = await shown(ui, "/ui/audit")
+    assert page.count("<tr data-href>") == 50
+    older = re.search(r'rel="next" href="([^"]*)"', page)
+    assert older
+    assert (await shown(ui, html.unescape(older[1]))).count("<tr data-href>") == 10
+    assert (await shown(ui, "/ui/audit?action=queue&target=q7")).count("<tr data-href>") == 1
+    assert "Nothing like that is noted" in words(await shown(ui, "/ui/audit?actor=ui:eve"))
+    await shown(ui, "/ui/audit?after=x", 422)
+
+
+async def test_the_system_page_shows_findings_with_their_remedy_tables_and_settings_without_secrets(
+    types: Registry, taskrunner_db: Database, conn: psycopg.Connection[Any]
+) -> None:
+    join(conn)
+    conn.execute("UPDATE taskrunner.runner SET lease_until = now() - interval '1 hour'")
+    async with serving(types, taskrunner_db.url, api_token="most-secret-token") as client:
+        client.auth = httpx.BasicAuth("", "most-secret-token")
+        page = await shown(client, "/ui/system?fresh=1")
+    said = words(page)
+    assert "data-finding=" in page
+    assert "What comes of it" in said
+    assert "most-secret-token" not in page
+    for name in ("task_history", "task_stats", "api_token", "history_retention"):
+        assert name in said
+
+
+PATHS = ("/ui/", "/ui/queues", "/ui/schedules", "/ui/schedules/show?name=nightly", "/ui/runners", "/ui/audit")
+
+
+async def test_who_may_only_read_sees_no_button_and_can_do_nothing(
+    ui: httpx.AsyncClient, reader: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    """FAULTS 4."""
+    await add_schedule(ui)
+    await ui.post("/tasks", json={"type": "Mail"})
+    before = audited(conn)
+    for path in PATHS:
+        page = await shown(reader, path)
+        assert 'method="post"' not in page
+        assert 'hx-target="#dialog"' not in page
+    for path in (
+        "queues/pause?queue=q",
+        "schedules/run?name=nightly",
+        "schedules/new",
+        "schedules/change?name=nightly",
+    ):
+        await shown(reader, f"/ui/{path}", 403)
+        assert (await reader.post(f"/ui/{path}", data={"name": "x"})).status_code == 403
+    assert audited(conn) == before
+
+
+async def test_a_form_of_another_page_changes_nothing(ui: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:
+    """FAULTS 4."""
+    answer = await ui.post("/ui/queues/pause?queue=q", data={}, headers={"Sec-Fetch-Site": "cross-site"})
+    assert answer.status_code == 403
+    assert audited(conn) == []

@@ -6,11 +6,14 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
-from taskrunner.api.ui import act, adding, dead, task, tasks
+from taskrunner.api.ui import act, adding, audit, dead, planning, queues, runners, schedules, system, task, tasks
 from taskrunner.api.ui.assets import serve_asset
 from taskrunner.api.ui.events import events
 from taskrunner.api.ui.frame import failure
 from taskrunner.api.ui.overview import overview
+
+_PAGES = (*schedules.ROUTES, *queues.ROUTES, *runners.ROUTES, *system.ROUTES, *audit.ROUTES)
+_FORMS = (*schedules.FORMS, *planning.FORMS, *queues.FORMS)
 
 
 def install(app: FastAPI) -> None:
@@ -20,6 +23,10 @@ def install(app: FastAPI) -> None:
     app.add_route("/ui", _to_overview, include_in_schema=False)
     app.add_route("/ui/static/{name}", serve_asset, include_in_schema=False)
     app.add_route("/ui/", overview, include_in_schema=False)
+    for path, answer in _PAGES:
+        app.add_route(path, answer, include_in_schema=False)
+    for path, answer in _FORMS:
+        app.add_route(path, answer, methods=["GET", "POST"], include_in_schema=False)
     app.add_route("/ui/events", events, include_in_schema=False)
     for pages in (tasks, adding, task, act, dead):
         pages.install(app)
