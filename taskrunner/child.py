@@ -67,6 +67,7 @@ async def _talk(kind: str, end: socket.socket) -> int:
     messages = line.messages()
     hello = await anext(messages)
     settings = Settings(**hello["settings"])
+    settings.remember(hello["origins"])
     use_schema(hello["schema"])
     redaction.use(settings.redact)
     traces.use(settings.traces)

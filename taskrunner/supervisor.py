@@ -80,6 +80,7 @@ class Child:
         self.line = await Line.over(ours)
         hello: dict[str, Any] = {
             "settings": settings_to_json(self._settings),
+            "origins": self._settings.origins(),
             "schema": schema_name(),
             "place": self.place,
         }

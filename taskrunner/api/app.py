@@ -18,6 +18,7 @@ from taskrunner.api.metrics import Fleet
 from taskrunner.api.routes import actions, audit, dead, doctor, metrics, monitor, queues, schedules, tasks
 from taskrunner.api.routes.describe import BASIC, BEARER, refusals
 from taskrunner.api.security import Guard
+from taskrunner.api.ui.kept import Kept
 from taskrunner.api.ui.pulse import Pulse
 from taskrunner.registry import Registry
 from taskrunner.schedules import Planner
@@ -57,6 +58,7 @@ def create_app(settings: Settings, registry: Registry, url: str) -> Api:
     app.state.door = Door(settings, registry, url)
     app.state.doctor = Consultation(url, settings)
     app.state.settings = settings
+    app.state.kept = Kept()
     app.state.pulse = Pulse(app.state.door, url, listen=settings.listen)
     app.state.fleet = Fleet(app.state.door)
     app.state.planner = Planner(registry)

@@ -290,6 +290,10 @@ class Settings(BaseModel):
         """Keep where each value came from, for `origin`; done once, by `load`."""
         self._origins.update(origins)
 
+    def origins(self) -> dict[str, str]:
+        """Return where each value came from, to be told to another process."""
+        return {name: self.origin(name) for name in type(self).model_fields}
+
     def origin(self, name: str) -> str:
         """Return where a setting's value came from: a flag, variable or file, `code` or `default`."""
         return self._origins.get(name, "code" if name in self.model_fields_set else "default")

@@ -24,6 +24,7 @@ from taskrunner.actions import Action
 from taskrunner.api.door import door_of
 from taskrunner.api.security import who_of
 from taskrunner.api.ui.assets import asset_url
+from taskrunner.api.ui.kept import kept_of
 from taskrunner.api.ui.words import FILTERS
 
 T = TypeVar("T")
@@ -75,6 +76,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     body = environment().get_template(template).render(
         nonce=nonce, note=note, path=request.url.path, here=here, query=request.query_params, who=who_of(request),
+        again=round(1000 * getattr(request.state, "again", 0)),
         **values,
     )  # fmt: skip
     response = HTMLResponse(body, status, {"Content-Security-Policy": _policy(nonce), "Vary": "Accept"})
@@ -106,6 +108,7 @@ def check_writes(request: Request) -> None:
 
 async def did(request: Request, text: str, *, command: str = "", back: str | None = None) -> Response:
     """Return to where the form was opened, and say there what was done."""
+    kept_of(request).forget()
     place = local(back or (await form_of(request)).get("back", [""])[0])
     response = RedirectResponse(place, 303)
     note = json.dumps(Note(text, "good", command)._asdict()).encode()

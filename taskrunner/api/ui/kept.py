@@ -17,31 +17,47 @@ CHEAP = 0.05
 TIMES = 20
 """So often as long as it took, what cost more is kept: the pages take up a twentieth of a connection at most."""
 
-LONGEST = 15.0
+LONGEST = 10.0
 MOST = 64
 
 
 class Kept:
     """Values by key; who asks for one that is being made is given that one."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: float = TIMES) -> None:
+        self._times = times
         self._entries: dict[Hashable, _Entry] = {}
 
-    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
-        """Return the value, made by `make()` unless a good one is there. Raises: what `make` raises."""
+    def forget(self) -> None:
+        """Keep nothing of what was: somebody has changed something, and wants to see it."""
+        self._entries.clear()
+
+    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+        """Return the value, made by `make()` unless a good one is there, and in how many seconds there may be a newer.
+
+        That is 0 for one that is no older than the question. Raises: what `make` raises.
+        """
         asked_at = time.monotonic()
+        entry = self._entry(key)
+        async with entry.turn:
+            if entry.begun_at >= asked_at:
+                return entry.value, 0.0
+            if entry.good_until > time.monotonic():
+                return entry.value, entry.good_until - time.monotonic()
+            begun_at = time.monotonic()
+            entry.value = await make()
+            took = time.monotonic() - begun_at
+            entry.begun_at = begun_at
+            entry.good_until = begun_at + took + (min(took * self._times, LONGEST) if took > CHEAP else 0.0)
+            return entry.value, 0.0
+
+    def _entry(self, key: Hashable) -> _Entry:
+        """Return the entry, the last used last; the first one goes when there are too many."""
         entry = self._entries.pop(key, None) or _Entry()
         self._entries[key] = entry
         while len(self._entries) > MOST:
             del self._entries[next(iter(self._entries))]
-        async with entry.turn:
-            if entry.begun_at < asked_at and entry.good_until < asked_at:
-                begun_at = time.monotonic()
-                entry.value = await make()
-                took = time.monotonic() - begun_at
-                entry.begun_at = begun_at
-                entry.good_until = time.monotonic() + (min(took * TIMES, LONGEST) if took > CHEAP else 0)
-            return entry.value  # type: ignore[no-any-return]  # a key's values are of one type
+        return entry
 
 
 class _Entry:
@@ -51,9 +67,14 @@ class _Entry:
         self.begun_at = self.good_until = float("-inf")
 
 
+async def kept(request: Request, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+    """Return what is kept under this key; a page of an older value asks again when there may be a newer."""
+    value, again = await kept_of(request).get(key, make)
+    request.state.again = max(again, getattr(request.state, "again", 0.0))
+    return value
+
+
 def kept_of(request: Request) -> Kept:
     """Return what is kept by the application that serves this request."""
-    found: Kept | None = getattr(request.app.state, "kept", None)
-    if found is None:
-        found = request.app.state.kept = Kept()
+    found: Kept = request.app.state.kept
     return found

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from taskrunner import reads
 from taskrunner.api.door import door_of
 from taskrunner.api.ui.frame import page
-from taskrunner.api.ui.kept import kept_of
+from taskrunner.api.ui.kept import kept
 from taskrunner.api.ui.pictures import Split, pictures, share
 from taskrunner.errors import InvalidArgument
 from taskrunner.reads import RANGES, Chart, ChartFilter, Status
@@ -37,10 +37,10 @@ class Choice(NamedTuple):
 async def overview(request: Request) -> Response:
     """Return the page."""
     choice = chosen(dict(request.query_params))
-    door, kept = door_of(request), kept_of(request)
-    status: Status = await kept.get("status", lambda: door.run(reads.status))
-    chart: Chart = await kept.get(
-        choice.wanted.model_dump_json(), lambda: door.run(lambda: reads.chart(choice.wanted))
+    door = door_of(request)
+    status: Status = await kept(request, "status", lambda: door.run(reads.status))
+    chart: Chart = await kept(
+        request, choice.wanted.model_dump_json(), lambda: door.run(lambda: reads.chart(choice.wanted))
     )  # fmt: skip
     return page(
         request, "overview.html", title="Overview", now=await door.run(reads.now), tasks=status.tasks, chart=chart,

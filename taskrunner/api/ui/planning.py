@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from taskrunner import actions, reads
 from taskrunner.api.door import door_of
-from taskrunner.api.security import who_of
-from taskrunner.api.ui.frame import did, do, form_of, page
+from taskrunner.api.ui.frame import check_writes, did, do, form_of, page
 from taskrunner.api.ui.questions import address
 from taskrunner.api.ui.schedules import AHEAD, link, one, planner_of, which
 from taskrunner.api.ui.ticks import Tick, ticks
@@ -33,7 +31,7 @@ Form = Mapping[str, str]
 
 async def new(request: Request) -> Response:
     """Show the form, look ahead, or add a schedule."""
-    _may_write(request)
+    check_writes(request)
     if request.method != "POST":
         return await _form(request, "A new schedule", {"timezone": "UTC", "catch_up": "latest"})
     form = await _given(request)
@@ -53,7 +51,7 @@ async def new(request: Request) -> Response:
 
 async def change(request: Request) -> Response:
     """Show the form as the schedule is, look ahead, or change what differs."""
-    _may_write(request)
+    check_writes(request)
     name, tenant = which(request)
     schedule = await one(door_of(request), name, tenant)
     before, title = _as_form(schedule), f"Change {name}"
@@ -162,11 +160,6 @@ def _as_form(schedule: Schedule) -> dict[str, str]:
 
 def _minute(instant: datetime | None) -> str:
     return "" if instant is None else f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M}"
-
-
-def _may_write(request: Request) -> None:
-    if not who_of(request).writes:
-        raise HTTPException(403, "this token may read only")
 
 
 FORMS = (("/ui/schedules/new", new), ("/ui/schedules/change", change))

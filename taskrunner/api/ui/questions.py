@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from taskrunner.actions import Action
-from taskrunner.api.security import who_of
-from taskrunner.api.ui.frame import ask, did, do
+from taskrunner.api.ui.frame import ask, check_writes, did, do
 
 T = TypeVar("T")
 
@@ -33,8 +32,7 @@ class Question(Generic[T]):
 
 async def settle(request: Request, question: Question[T]) -> Response:
     """Ask by GET, do it by POST. Raises: 403 for whoever may only read, and what the action raises."""
-    if not who_of(request).writes:
-        raise HTTPException(403, "this token may read only")
+    check_writes(request)
     if request.method == "POST":
         value = await do(request, question.action)
         return await did(request, question.done(value), command=question.action.command, back=question.back)

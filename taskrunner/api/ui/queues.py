@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,8 +9,8 @@ from taskrunner import actions, reads
 from taskrunner.api.door import door_of
 from taskrunner.api.routes.queues import make_fair
 from taskrunner.api.security import who_of
-from taskrunner.api.ui.frame import did, form_of, page
-from taskrunner.api.ui.kept import kept_of
+from taskrunner.api.ui.frame import check_writes, did, form_of, page
+from taskrunner.api.ui.kept import kept
 from taskrunner.api.ui.questions import Question, named, settle
 from taskrunner.errors import InvalidArgument
 from taskrunner.reads import Status
@@ -20,7 +19,7 @@ from taskrunner.reads import Status
 async def queues(request: Request) -> Response:
     """Return the page."""
     door = door_of(request)
-    status: Status = await kept_of(request).get("status", lambda: door.run(reads.status))
+    status: Status = await kept(request, "status", lambda: door.run(reads.status))
     return page(request, "queues.html", title="Queues", now=await door.run(reads.now), queues=status.queues)
 
 
@@ -48,8 +47,7 @@ async def fair(request: Request) -> Response:
     name, wanted = named(request, "queue"), request.query_params.get("fair") != "off"
     action = actions.make_fair(name, fair_queue=wanted)
     if request.method == "POST":
-        if not who_of(request).writes:
-            raise HTTPException(403, "this token may read only")
+        check_writes(request)
         settled = await make_fair(door_of(request), name, f"ui:{who_of(request).name}", fair_queue=wanted, patience=2)
         later = "" if settled else " Transactions are open that began before: say it again once they have ended."
         word = "fair" if wanted else "ordinary"

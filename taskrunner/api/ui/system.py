@@ -11,7 +11,7 @@ from taskrunner import reads, schema
 from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import door_of
 from taskrunner.api.ui.frame import page
-from taskrunner.api.ui.kept import kept_of
+from taskrunner.api.ui.kept import kept
 from taskrunner.settings import explain
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -19,13 +19,13 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 async def system(request: Request) -> Response:
     """Return the page; `?fresh=1` has it examined anew."""
-    door, kept = door_of(request), kept_of(request)
+    door = door_of(request)
     doctor: Consultation = request.app.state.doctor
     report = await doctor.report(fresh="fresh" in request.query_params)
     return page(
         request, "system.html", title="System", now=await door.run(reads.now), report=report, size=size,
-        server=await kept.get("server", lambda: door.run(reads.server)),
-        tables=await kept.get("tables", lambda: door.run(reads.table_sizes)),
+        server=await kept(request, "server", lambda: door.run(reads.server)),
+        tables=await kept(request, "tables", lambda: door.run(reads.table_sizes)),
         revision=await door.run(lambda: schema.CURRENT), head=schema.head(), python=platform.python_version(),
         settings=explain(request.app.state.settings),
     )  # fmt: skip

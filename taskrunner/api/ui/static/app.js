@@ -80,6 +80,12 @@ const live = {
     } finally { this.asking = false; }
   },
 
+  // What this page was made of is not the newest: it says in how long there may be something newer.
+  again() {
+    const milliseconds = Number(by("#live")?.dataset.again);
+    if (milliseconds) setTimeout(() => { this.stale = true; }, milliseconds);
+  },
+
   toggle() {
     this.paused = !this.paused;
     sessionStorage.setItem("live", this.paused ? "paused" : "on");
@@ -96,6 +102,7 @@ document.addEventListener("htmx:afterSwap", (event) => {
   const target = event.detail.target;
   if (target.id === "live") {
     ready(by("#live"));
+    live.again();
     live.show(live.paused ? "paused" : "live");
     document.dispatchEvent(new CustomEvent("livechange"));
   } else if (target.id === "dialog") {
@@ -169,4 +176,4 @@ function ready(root) {
   showSelection();
 }
 
-document.addEventListener("DOMContentLoaded", () => { ready(document); live.start(); });
+document.addEventListener("DOMContentLoaded", () => { ready(document); live.start(); live.again(); });
