@@ -13,11 +13,6 @@ LISTS = {
     "overview": "/ui/",
     "tasks": "/ui/tasks",
     "dead letters": "/ui/dead",
-    "schedules": "/ui/schedules",
-    "queues": "/ui/queues",
-    "runners": "/ui/runners",
-    "system": "/ui/system",
-    "audit": "/ui/audit",
 }
 """Each page of the navigation by its name."""
 

@@ -13,11 +13,13 @@ from uuid import UUID
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, Page
 
 from taskrunner.errors import InvalidArgument
 from taskrunner.testing.database import Server
-from tests.e2e.browser.conftest import Site, served
+from tests.e2e.browser.conftest import Site, served, watched
 from tests.e2e.browser.corpus import UNSTORABLE, VECTORS
+from tests.e2e.browser.pages import LISTS, injected
 from tests.processes import eventually
 
 LATER = "2100-01-01T00:00:00Z"
@@ -111,7 +113,7 @@ def test_hostile_parts_of_a_url_are_answered(http: httpx.Client) -> None:
     assert ("/tasks", "queue") in asked
     for number, vector in enumerate(ALL):
         part = quote(vector.encode("utf-8", "surrogatepass"), safe="")
-        for path, name in asked[number % 3 :: 3]:
+        for path, name in asked[number % 7 :: 7]:
             check(http.get(f"{path}?{name}={part}"))
         check(http.get(f"/tasks/{part}"))
         check(http.get(f"/{part}"))
@@ -124,3 +126,78 @@ def test_hostile_headers_are_answered(http: httpx.Client) -> None:
         headers = {"idempotency-key": printable, "authorization": b"Bearer " + printable, "if-none-match": printable}
         check(http.get("/tasks?limit=1", headers={**headers, "origin": printable, "user-agent": printable}))
         check(http.post("/tasks", json={"type": "Echo", "maturity_at": LATER}, headers=headers))
+
+
+# ── in the browser ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+_HOOK = "window.pwned = () => console.error('A SCRIPT RAN')"
+
+
+def look(page: Page, path: str) -> str:
+    """Open a page where nothing may run or load that it shows; returns its text."""
+    answer = page.goto(path)
+    assert answer is not None
+    assert answer.status < 500, path
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    found = injected(page)
+    assert not found, f"{path}: {found}"
+    return str(page.evaluate("document.querySelector('main').textContent"))
+
+
+def bare(text: str) -> str:
+    """Return a text without white space and characters that HTML drops or replaces."""
+    return "".join(one for one in text if one.isprintable() and not one.isspace())
+
+
+def test_no_page_runs_what_it_shows_and_shows_all_of_it(browser: Browser, site: Site) -> None:
+    """Every list, and the tasks that are full of vectors: as value, key, error, progress, result and log line."""
+    with watched(browser, site.address) as (context, watch):
+        watch.allow("answer 4|Failed to load resource: the server responded with a status of 4")
+        context.add_init_script(_HOOK)
+        page = context.new_page()
+        for path in LISTS.values():
+            look(page, path)
+        shown = "".join(bare(look(page, f"/ui/tasks/{id_}")) for id_ in site.ids)
+        escaped = [json.dumps(vector, ensure_ascii=False)[1:-1] for vector in VECTORS]
+        hidden = [one for one in escaped if bare(one) not in shown]
+        assert not hidden
+
+
+def test_every_page_of_a_list_of_hostile_tasks_is_harmless(browser: Browser, site: Site) -> None:
+    """Queues, keys, tenants and a type are vectors; a click on one leads to its tasks and not elsewhere."""
+    with watched(browser, site.address) as (context, _):
+        context.add_init_script(_HOOK)
+        page = context.new_page()
+        path: str | None = "/ui/tasks"
+        pages = 0
+        while path is not None and pages < 40:
+            look(page, path)
+            older = page.locator("a[rel=next]")
+            path = older.first.get_attribute("href") if older.count() else None
+            pages += 1
+        assert pages > 3
+
+
+def test_what_is_searched_for_is_shown_as_text(browser: Browser, site: Site, http: httpx.Client) -> None:
+    """In what the server sends for each vector, and in a browser for one in twelve."""
+    with watched(browser, site.address) as (context, watch):
+        watch.allow("answer 4|Failed to load resource: the server responded with a status of 4")
+        context.add_init_script(_HOOK)
+        page = context.new_page()
+        for number, vector in enumerate(VECTORS):
+            part = quote(vector, safe="")
+            paths = (
+                f"/ui/tasks?q={part}",
+                f"/ui/tasks?q={part}&queue={part}&tenant={part}&type={part}",
+                f"/ui/dead?q={part}&type={part}&error={part}",
+                f"/ui/?range={part}&split={part}&type={part}&since={part}",
+                f"/ui/tasks/{part}",
+            )
+            if number % 12 == 0:
+                for path in paths:
+                    look(page, path)
+            for path in paths[number % 2 :: 2]:
+                answer = http.get(path, headers={"accept": "text/html"}, follow_redirects=True)
+                assert answer.status_code < 500, path
+                if answer.headers["content-type"].startswith("text/html") and "<" in vector and len(vector) > 12:
+                    assert vector not in answer.text, path
