@@ -136,7 +136,9 @@ class TaskLog:
 
 
 def _left_out(run: _Run) -> str:
-    return f"… {run.dropped} more lines dropped" + (" before the last ones" if run.tail else "")
+    return f"… {run.dropped} more {'line' if run.dropped == 1 else 'lines'} dropped" + (
+        " before the last ones" if run.tail else ""
+    )
 
 
 def _lines(batch: list[_Waiting]) -> list[Line]:

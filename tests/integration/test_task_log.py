@@ -225,10 +225,11 @@ async def test_each_run_of_a_task_has_lines_of_its_own(engine: Engine) -> None:
                 raise ValueError
 
     with engine.door() as door:
-        id_ = door.add(Twice()).id
+        id_ = door.add(Twice(), tenant="acme").id
         async with engine.running() as running:
             await running.ended(id_)
     lines = engine.do(reads.log_lines(id_)).lines
     assert [line.message for line in lines] == ["try 0", "try 1"]
     assert lines[0].claim_no < lines[1].claim_no
     assert lines[0].logged_at <= lines[1].logged_at
+    assert engine.rows("SELECT DISTINCT l.tenant FROM taskrunner.task_log l") == [("acme",)]
