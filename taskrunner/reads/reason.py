@@ -11,6 +11,7 @@ from taskrunner.reads.answer import Task, Why
 from taskrunner.reads.pending import why_pending
 from taskrunner.reads.tasks import dead_letter_by_id, successor_by_id, task_by_id
 from taskrunner.reads.views import DeadView, TaskView
+from taskrunner.redaction import by_name
 from taskrunner.statements import why as sql
 from taskrunner.statements.successor import FOLLOW
 from taskrunner.states import State
@@ -50,7 +51,7 @@ def _why_running(task: Task) -> Steps[Why]:
         "claimed_seconds_ago": task.claimed_ago,
         "started_seconds_ago": task.started_ago,
         "deadline_in_seconds": task.deadline_in,
-        "progress": task.progress,
+        "progress": by_name(task.progress),
         "successor": task.successor_id,
     }
     if task.cancel_ago is not None:

@@ -180,8 +180,11 @@ def test_a_running_task_says_where_and_since_when_and_what_becomes_of_it_if_its_
     runner = engine.join()
     engine.claim(runner)
     assert reason(engine, id_) == "claimed"
-    engine.conn.execute("UPDATE taskrunner.task SET started_at = now() - interval '90 s'")
+    engine.conn.execute(
+        "UPDATE taskrunner.task SET started_at = now() - interval '90 s', progress = '{\"password\": \"hunter2\"}'"
+    )
     found = asked(engine, id_)
+    assert "hunter2" not in found.model_dump_json()
     assert found.answer == "it is running on paper:1 since 90 s"
     engine.do(steering.cancel(id_))
     assert reason(engine, id_) == "cancel-requested"
