@@ -19,6 +19,7 @@ from taskrunner.cli import main
 from taskrunner.errors import Conflict, InvalidArgument, NotFound
 from taskrunner.reads import AuditEntry, AuditFilter
 from taskrunner.schedules import Planner
+from taskrunner.store import retention
 from taskrunner.store import task as store
 from taskrunner.store.task import Ending
 from taskrunner.tenancy import run_as
@@ -183,6 +184,16 @@ def test_the_trail_is_listed_by_pages_and_filters_each_entry_once(engine: Engine
     assert [entry.action for entry in trail(engine, target="q3")] == ["queue.resume", "queue.pause"]
     assert engine.do(reads.audit_of("q3")) == trail(engine, target="q3")
     assert trail(engine, since=datetime(2100, 1, 1, tzinfo=UTC)) == []
+
+
+def test_entries_go_when_they_are_old_a_batch_at_a_time(taskrunner_db: Database, engine: Engine) -> None:
+    for number in range(4):
+        act(engine, actions.pause_queue(f"q{number}"))
+    with taskrunner_db.connect() as tables:
+        tables.execute("UPDATE taskrunner.audit SET acted_at = acted_at - interval '366 days' WHERE target <> 'q3'")
+    batches = [engine.do(retention.delete("audit", room=2, retention=timedelta(days=365))) for _ in range(3)]
+    assert batches == [2, 1, 0]
+    assert [entry.target for entry in trail(engine)] == ["q3"]
 
 
 @pytest.mark.parametrize("name", ["$(reboot)", "x';--", "--json"])
