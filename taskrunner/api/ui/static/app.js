@@ -67,7 +67,7 @@ const live = {
     const selection = getSelection();
     const root = by("#live");
     return document.hidden || !!by("dialog[open]") || !!by("input[name=id]:checked", root)
-      || (selection && !selection.isCollapsed) || !!by(":is(input,select,textarea):focus", root);
+      || (selection && !selection.isCollapsed) || !!by(":is(input:not([type=checkbox]),select,textarea):focus", root);
   },
 
   async changed() {
@@ -133,7 +133,7 @@ function moveRow(step) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input,select,textarea,dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input:not([type=checkbox]),select,textarea,dialog")) return;
   const key = event.key;
   if (Date.now() - going < 1500 && goes[key]) { going = 0; event.preventDefault(); location.href = goes[key]; return; }
   going = 0;
