@@ -11,7 +11,7 @@ from uuid import UUID
 from taskrunner.db import Op, Row
 from taskrunner.statements import reads as sql
 
-ROOM = 5_000
+ROOM = 2_000
 """Dead letters that are looked at, the newest ones."""
 
 _LONGEST = 200

@@ -86,11 +86,14 @@ ONE = LIVE + " AND t.id = %(id)s\nUNION ALL" + ENDED + " AND t.id = %(id)s\nUNIO
 # By the primary keys, in all partitions of history: a task's id does not tell the day of its end.
 ENDED_ONES = ENDED + " AND t.id = ANY(%(ids)s::uuid[])\nUNION ALL" + DEAD + " AND t.id = ANY(%(ids)s::uuid[])"
 
-# The newest dead letters, %(room)s at most, backwards by the primary key; their messages are cut.
+# The newest dead letters, %(room)s at most, backwards by the primary key, among the newest ten times as many: most may
+# have been requeued. Their messages are cut.
 DEAD_ERRORS = """
 SELECT d.id, d.type, d.finished_at, left(d.errors -> -1 ->> 'message', 400) AS message
   FROM taskrunner.dead_letter d
  WHERE d.requeued_as IS NULL AND (%(type)s::text IS NULL OR d.type = %(type)s)
+   AND d.id >= coalesce((SELECT f.id FROM taskrunner.dead_letter f ORDER BY f.id DESC OFFSET 10 * %(room)s LIMIT 1),
+                        '00000000-0000-0000-0000-000000000000')
  ORDER BY d.id DESC LIMIT %(room)s
 """
 
