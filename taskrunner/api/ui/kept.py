@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -18,6 +18,9 @@ TIMES = 20
 """So often as long as it took, what cost more is kept: the pages take up a twentieth of a connection at most."""
 
 LONGEST = 10.0
+SOON = 1.0
+"""Seconds after which a value that is being made anew is asked for again."""
+
 MOST = 64
 
 
@@ -32,24 +35,37 @@ class Kept:
         """Keep nothing of what was: somebody has changed something, and wants to see it."""
         self._entries.clear()
 
-    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+    async def get(
+        self, key: Hashable, make: Callable[[], Awaitable[T]], *, worth: Callable[[T], bool] = lambda _: True
+    ) -> tuple[T, float]:
         """Return the value, made by `make()` unless a good one is there, and in how many seconds there may be a newer.
 
-        That is 0 for one that is no older than the question. Raises: what `make` raises.
+        That is 0 for one that is no older than the question. One that was good until just now is given at once, and
+        made anew meanwhile. One that is not `worth` it is not kept, whatever it cost. Raises: what `make` raises.
         """
         asked_at = time.monotonic()
         entry = self._entry(key)
+        if entry.good_until <= asked_at < entry.fair_until:
+            entry.renew(lambda: self._made(entry, make, worth, asked_at))
+            return entry.value, SOON
+        return await self._made(entry, make, worth, asked_at)
+
+    async def _made(
+        self, entry: _Entry, make: Callable[[], Awaitable[T]], worth: Callable[[T], bool], asked_at: float
+    ) -> tuple[T, float]:
         async with entry.turn:
             if entry.begun_at >= asked_at:
                 return entry.value, 0.0
             if entry.good_until > time.monotonic():
                 return entry.value, entry.good_until - time.monotonic()
             begun_at = time.monotonic()
-            entry.value = await make()
+            value = await make()
             took = time.monotonic() - begun_at
-            entry.begun_at = begun_at
-            entry.good_until = begun_at + took + (min(took * self._times, LONGEST) if took > CHEAP else 0.0)
-            return entry.value, 0.0
+            keep = took > CHEAP and worth(value)
+            entry.value, entry.begun_at = value, begun_at
+            entry.good_until = begun_at + took + (min(took * self._times, LONGEST) if keep else 0.0)
+            entry.fair_until = begun_at + took + LONGEST if keep and self._times > 0 else float("-inf")
+            return value, 0.0
 
     def _entry(self, key: Hashable) -> _Entry:
         """Return the entry, the last used last; the first one goes when there are too many."""
@@ -64,7 +80,14 @@ class _Entry:
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
         self.value: Any = None
-        self.begun_at = self.good_until = float("-inf")
+        self.begun_at = self.good_until = self.fair_until = float("-inf")
+        self._renewal: asyncio.Task[Any] | None = None
+
+    def renew(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Have it made by a task of its own; one that fails leaves the old value until that is too old."""
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(make())
+            self._renewal.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 async def kept(request: Request, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
