@@ -482,3 +482,39 @@ async def test_a_look_that_fails_is_made_anew() -> None:
     with pytest.raises(OSError, match="away"):
         await kept.get("a", fail)
     assert await kept.get("a", look) == (7, 0.0)
+
+
+async def test_what_was_good_until_just_now_is_given_at_once_and_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "CHEAP", -1.0)
+    monkeypatch.setattr(keeping, "LONGEST", -1.0)  # good no longer as soon as it is there
+    monkeypatch.setattr(keeping, "OLDEST", 1e6)
+    kept, looks, gate = Kept(), iter(range(10)), asyncio.Event()
+    gate.set()
+
+    async def look() -> int:
+        await gate.wait()
+        return next(looks)
+
+    assert await kept.get("a", look) == (0, 0.0)
+    gate.clear()
+    assert [await kept.get("a", look) for _ in range(3)] == [(0, keeping.SOON)] * 3
+    gate.set()
+    for _ in range(100):  # turns of the loop, of which it takes a few
+        await asyncio.sleep(0)
+    assert next(looks) == 2, "one renewal for all who asked"
+    assert (await kept.get("a", look))[0] == 1
+
+
+async def test_what_is_not_worth_it_is_not_kept_whatever_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "CHEAP", -1.0)
+    kept, looks = Kept(), iter(range(10))
+
+    async def look() -> int:
+        return next(looks)
+
+    assert [await kept.get("a", look, worth=lambda value: value > 1) for _ in range(4)][:3] == [
+        (0, 0.0),
+        (1, 0.0),
+        (2, 0.0),
+    ]
+    assert (await kept.get("a", look))[0] == 2

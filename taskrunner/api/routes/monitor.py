@@ -44,7 +44,7 @@ async def ready(door: OpenDoor) -> Readiness:
 async def stats(door: OpenDoor, request: Request) -> Counts:
     """Count tasks by state: `pending` includes `due` and `retrying`; ended ones of the last 24 hours, dead ones all.
 
-    Beside more than 100,000 live tasks the figures may be 10 seconds old.
+    Beside more than 100,000 live tasks the figures may be 30 seconds old.
     """
 
     async def count() -> Counts:

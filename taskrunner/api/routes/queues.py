@@ -36,7 +36,7 @@ Name = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\s:,/\x00-
 async def list_(door: OpenDoor, request: Request) -> QueueList:
     """List queues with what waits and runs in them.
 
-    Beside more than 100,000 live tasks the figures may be 10 seconds old.
+    Beside more than 100,000 live tasks the figures may be 30 seconds old.
     """
     found, _ = await kept_of(request).get(
         "queues", lambda: door.run(reads.queues), worth=lambda queues: sum(queue.pending for queue in queues) > MANY

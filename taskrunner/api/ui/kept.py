@@ -18,6 +18,9 @@ TIMES = 20
 """So often as long as it took, what cost more is kept: the pages take up a twentieth of a connection at most."""
 
 LONGEST = 10.0
+OLDEST = 30.0
+"""Seconds that a value may be old that is given while it is made anew."""
+
 SOON = 1.0
 """Seconds after which a value that is being made anew is asked for again."""
 
@@ -64,7 +67,7 @@ class Kept:
             keep = took > CHEAP and worth(value)
             entry.value, entry.begun_at = value, begun_at
             entry.good_until = begun_at + took + (min(took * self._times, LONGEST) if keep else 0.0)
-            entry.fair_until = begun_at + took + LONGEST if keep and self._times > 0 else float("-inf")
+            entry.fair_until = begun_at + took + OLDEST if keep and self._times > 0 else float("-inf")
             return value, 0.0
 
     def _entry(self, key: Hashable) -> _Entry:
