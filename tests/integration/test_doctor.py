@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from taskrunner import events, register_task, roles, schema
 from taskrunner.api.app import create_app
 from taskrunner.cli import main
 from taskrunner.doctor import Finding, Report, examine
+from taskrunner.embedded import Cluster
 from taskrunner.settings import Settings
 from taskrunner.task import Task
 from taskrunner.testing.database import Database
@@ -134,6 +135,26 @@ def test_a_server_that_confirms_what_it_may_lose_is_found(engine: Engine, doctor
     off = engine.value("SELECT current_setting('fsync')") == "off"
     found = doctor().get("durability-off")
     assert (found is not None and found.severity == "error") == off
+
+
+def test_a_forgotten_prepared_transaction_and_a_server_without_room_are_found(tmp_path: Path) -> None:
+    """On a server of their own, whose schema is missing: that hides neither."""
+    settings = {"max_prepared_transactions": "1", "max_connections": "13", "fsync": "off"}
+    with Cluster.create(tmp_path, settings=settings) as cluster, ExitStack() as others:
+        url = cluster.url()
+        calm = {finding.id for finding in report(url).findings}
+        assert not {"transaction-prepared", "connections-scarce"} & calm
+        (one, *_) = [others.enter_context(psycopg.connect(url, autocommit=True)) for _ in range(9)]
+        for statement in ("BEGIN", "CREATE TABLE x ()", "PREPARE TRANSACTION 'order 66'"):
+            one.execute(statement)  # type: ignore[call-overload]  # a test's own literals
+        found = {finding.id: finding for finding in report(url).findings}
+        assert found["connections-scarce"].evidence[0].startswith("1")
+        forgotten = found["transaction-prepared"]
+        assert forgotten.evidence[0].startswith("'order 66' of ")
+        said = re.fullmatch(r'psql "\$DATABASE_URL" -c "(.+)"', forgotten.commands[0])
+        assert said is not None
+        one.execute(said[1])  # type: ignore[call-overload]
+        assert "transaction-prepared" not in {finding.id for finding in report(url).findings}
 
 
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
