@@ -507,7 +507,7 @@ async def test_what_was_good_until_just_now_is_given_at_once_and_made_anew(monke
 
 async def test_what_is_not_worth_it_is_not_kept_whatever_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "CHEAP", -1.0)
-    kept, looks = Kept(), iter(range(10))
+    kept, looks = Kept(times=1e9), iter(range(10))
 
     async def look() -> int:
         return next(looks)
