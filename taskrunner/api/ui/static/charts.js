@@ -29,26 +29,29 @@
     return [chart.x, ...sums.reverse()];
   }
 
-  function options(box, chart) {
+  // `now.chart` is what is shown: it changes while the plot stays.
+  function options(box, now) {
+    const chart = now.chart;
     const say = chart.stacked ? amount : span;
     const line = { stroke: token("--line"), width: 1 };
     const axis = { stroke: token("--soft"), grid: line, ticks: line, font: "12px system-ui, sans-serif" };
-    const order = chart.stacked ? [...chart.series].reverse() : chart.series;
+    const top = chart.series.length - 1;
+    const place = (number) => chart.stacked ? top - number : number;
     const bars = uPlot.paths.bars({ size: [1, 60], align: 1 });
     return {
       width: box.clientWidth, height: HEIGHT, tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       cursor: { drag: { x: true, y: false, setScale: false }, points: { show: false } },
       scales: {
-        x: { range: () => [chart.x[0], chart.x[chart.x.length - 1] + chart.step] },
+        x: { range: () => [now.chart.x[0], now.chart.x[now.chart.x.length - 1] + chart.step] },
         y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] },
       },
       axes: [{ ...axis, values: clock, space: 64 }, { ...axis, size: 62, ...(chart.stacked ? { incrs: WHOLE } : {}), values: (_, ticks) => ticks.map((tick) => tick === 0 ? "0" : say(tick)) }],
       series: [
         { label: "UTC", value: (_, at) => at == null ? "–" : new Date(at * 1000).toISOString().slice(5, 16).replace("T", " ") },
-        ...order.map((one) => ({
+        ...chart.series.map((_one, number) => chart.series[place(number)]).map((one, number) => ({
           label: one.label, stroke: colour(one.colour), width: chart.stacked ? 0 : 1.75, spanGaps: false,
           ...(chart.stacked ? { fill: colour(one.colour), paths: bars } : {}), points: { show: !chart.stacked && chart.x.length < 3 },
-          value: (_u, _v, _s, place) => say(place == null ? null : one.values[place]),
+          value: (_plot, _value, _series, at) => say(at == null ? null : now.chart.series[place(number)].values[at]),
         })),
       ],
       hooks: {
@@ -71,9 +74,16 @@
     if (before && !anew && before.text === text) return;
     const chart = JSON.parse(text);
     const shape = JSON.stringify([chart.stacked, chart.step, chart.x.length, chart.series.map((one) => one.label)]);
+    if (before && !anew && before.shape === shape) {
+      before.text = text;
+      before.now.chart = chart;
+      before.plot.setData(columns(chart));
+      return;
+    }
     before?.plot.destroy();
     box.replaceChildren();
-    drawn.set(box, { text, shape, plot: new uPlot(options(box, chart), columns(chart), box) });
+    const now = { chart };
+    drawn.set(box, { text, shape, now, plot: new uPlot(options(box, now), columns(chart), box) });
   }
 
   function drawAll(anew = false) {
