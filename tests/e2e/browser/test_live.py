@@ -168,3 +168,26 @@ def test_a_stopped_database_is_said_and_recovered_from(browser: Browser, cluster
             other.bring_to_front()
             other.reload()
             expect(other.locator("h1")).to_have_text("Dead letters")
+
+
+def test_charts_stay_while_their_values_change_and_are_looked_at_closer_by_dragging(page: Page, site: Site) -> None:
+    opened(page, "/ui/?range=15m")
+    chart, said = page.locator("#chart-throughput"), page.locator("#panel-throughput header p")
+    expect(page.locator(".uplot")).to_have_count(4)
+    page.evaluate("for (const plot of document.querySelectorAll('.uplot')) plot.dataset.mark = '1'")
+    page.locator("#table-throughput summary").click()
+    before = said.inner_text()
+    for _ in range(3):
+        site.queue.add(site.tasks.SendEmail(to="fresh@example.org"))
+    expect(said).not_to_have_text(before)
+    expect(page.locator(".uplot[data-mark]")).to_have_count(4)
+    assert page.evaluate("document.querySelector('#table-throughput').open")
+    assert kept(page)
+    box = chart.locator(".u-over").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 50, steps=4)
+    page.mouse.up()
+    page.wait_for_url("**/ui/?since=*&until=*")
+    expect(page.locator("#since")).to_be_visible()
