@@ -618,3 +618,13 @@ def test_every_setting_is_read_by_the_code_that_it_is_for() -> None:
     package = ROOT / "taskrunner"
     text = "".join(path.read_text("utf-8") for path in package.rglob("*.py") if "settings" not in path.parts)
     assert [name for name in Settings.model_fields if not re.search(rf"settings\.{name}\b", text)] == []
+
+
+def test_a_child_process_says_of_each_setting_what_its_parent_says() -> None:
+    """SPEC OPS 51."""
+    parent = Settings(grace=timedelta(seconds=7))
+    parent.remember({"grace": "environment TASKRUNNER_GRACE"})
+    child = Settings(**settings_to_json(parent))
+    child.remember(parent.origins())
+    assert child.origin("grace") == "environment TASKRUNNER_GRACE"
+    assert {one.name: one.source for one in explain(child)} == {one.name: one.source for one in explain(parent)}
