@@ -11,7 +11,8 @@ import pytest
 from psycopg import errors, sql
 from uuid_utils.compat import uuid7
 
-from taskrunner import db, roles
+from taskrunner import db, reads, roles
+from taskrunner.statements.pulse import STAMP
 from taskrunner.store import history
 from taskrunner.testing.database import Database
 from tests.roles import Connection, Roles, bound, connected, name_of, roles_of
@@ -358,6 +359,13 @@ def test_statistics_of_the_columns_are_not_shown(mapped: Connection) -> None:
     ).fetchone() == (0,)
     with pytest.raises(errors.InsufficientPrivilege):
         mapped.execute("SELECT * FROM pg_statistic")
+
+
+def test_what_the_dashboard_looks_at_is_a_tenants_own_too(mapped: Connection) -> None:
+    """The stamp by which pages learn of changes, the groups of dead letters, the types that are known."""
+    assert db.run(mapped, db.Op(STAMP, {}, db.scalar))
+    assert [len(group.ids) for group in db.run(mapped, reads.dead_groups()).groups] == [1]
+    db.run(mapped, reads.known_types())
 
 
 def test_weights_hosts_and_how_busy_runners_are_are_not_a_tenants_to_see(mapped: Connection) -> None:

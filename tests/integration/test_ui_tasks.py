@@ -218,6 +218,20 @@ async def test_scripts_have_the_nonce_of_their_response(ui: httpx.AsyncClient) -
     assert len(nonces) == 2
 
 
+async def test_files_are_kept_for_ever_under_names_of_their_content(ui: httpx.AsyncClient) -> None:
+    page = await shown(ui, "/ui/tasks")
+    files = re.findall(r'(?:src|href)="(/ui/static/[^"]+)"', page)
+    assert len(files) >= 4
+    for url in files:
+        answer = await ui.get(url, headers={"Accept-Encoding": "gzip"})
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.text == (await ui.get(url, headers={"Accept-Encoding": "identity"})).text
+    assert (await ui.get("/ui/static/app.0123456789ab.js")).status_code == 404
+    assert (await ui.get("/ui/static/..%2Fframe.py")).status_code == 404
+
+
 async def test_integers_are_shown_exactly(ui: httpx.AsyncClient) -> None:
     id_ = await add(ui, payload={"value": 2**63 + 1})
     assert str(2**63 + 1) in await shown(ui, f"/ui/tasks/{id_}")

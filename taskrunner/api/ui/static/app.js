@@ -96,7 +96,9 @@ const live = {
 setInterval(() => { if (live.stale) live.changed(); }, 1500);
 
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.target.id === "live" && (live.paused || live.busy())) { event.detail.shouldSwap = false; live.stale = true; }
+  if (event.detail.target.id !== "live" || event.detail.isError) return;
+  if (by("#live [data-failed]")) { event.detail.shouldSwap = false; location.reload(); }
+  else if (live.paused || live.busy()) { event.detail.shouldSwap = false; live.stale = true; }
 });
 document.addEventListener("htmx:afterSwap", (event) => {
   const target = event.detail.target;
@@ -114,7 +116,7 @@ document.addEventListener("htmx:afterSwap", (event) => {
 for (const trouble of ["htmx:responseError", "htmx:sendError"]) {
   document.addEventListener(trouble, (event) => {
     if (event.detail.target?.id === "dialog") location.href = event.detail.pathInfo.requestPath;
-    else if (!live.paused) live.show("lost");
+    else if (!live.paused && !(event.detail.xhr?.status >= 400 && event.detail.xhr.status < 500)) live.show("lost");
   });
 }
 // An open <details> stays as the reader has left it.
