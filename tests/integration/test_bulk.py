@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from taskrunner import Task, bulk, listing, reads, register_task
+from taskrunner import Task, bulk, listing, reads, register_task, roles
 from taskrunner.api.app import create_app
 from taskrunner.bulk import Order, Outcome, Preview
 from taskrunner.cli import main
@@ -22,7 +22,10 @@ from taskrunner.store import ending
 from taskrunner.store import task as store
 from taskrunner.store.bulk import When
 from taskrunner.store.task import Ending
+from taskrunner.tenancy import run_as
+from taskrunner.testing.database import Database
 from tests.engine import Engine
+from tests.roles import roles_of
 
 ACTOR = "test:ada"
 
@@ -212,6 +215,30 @@ def test_a_key_that_somebody_is_just_taking_holds_up_its_own_letter_alone(engine
         done = act(engine, order(engine, "requeue", "type:T"))
     assert (done.done, done.skipped) == (3, {"locked": 1})
     assert len(trail(engine)) == 1
+
+
+def test_a_login_of_a_tenant_finds_and_steers_its_own_tasks_alone(taskrunner_db: Database, engine: Engine) -> None:
+    """SPEC TEN 54."""
+    bury(engine, 1, tenant="acme"), bury(engine, 1, tenant="other")
+    theirs = engine.add(2, tenant="other")
+    with roles_of(taskrunner_db) as lent:
+        roles.create(taskrunner_db.url, lent.prefix)
+        for url, bound in ((lent.mapped("acme"), None), (lent.login("user"), "acme")):
+            engine.add(3, tenant="acme")
+            with psycopg.connect(url, autocommit=True) as conn:
+
+                def done(action: str, text: str, when: When = When()) -> int:  # noqa: B008 - a value
+                    asked = order(engine, action, text, when=when)
+                    pieces = bulk.apply(asked, ACTOR)
+                    return bulk.drive(lambda make: run_as(conn, make(), bound), pieces).done  # noqa: B023
+
+                assert done("reschedule", "type:T", When(delay=timedelta(hours=1))) >= 3
+                assert done("retry", "type:T") >= 3
+                assert done("cancel", "type:T") >= 3
+                assert done("delete", "type:T") == 0
+        assert states(engine, theirs) == ["pending", "pending"]
+        assert engine.value("SELECT count(*) FROM taskrunner.dead_letter WHERE requeued_as IS NULL") == 1
+        assert {entry.tenant for entry in trail(engine)} == {"acme"}
 
 
 def test_what_cannot_be_counted_in_time_is_said_to_be_at_least_so_many(engine: Engine) -> None:
