@@ -9,7 +9,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -184,19 +183,19 @@ class Past:
             reason = ("insufficient funds", "card expired")[n % 3 == 2]
             message = f"CardDeclined: order {48_100 + n}: {reason}"
             payload = {"order": 48_100 + n, "amount": f"{19 + n * 7}.90", "currency": "EUR", "declined": reason}
-            yield self.row("ChargeCard", ago, payload, tries=0, **self.errors(ago, message, 1, **charge))
+            yield self.row("ChargeCard", ago, payload, tries=1, **self.errors(ago, message, 1, **charge))
         mail = {"file": "mail", "line": 27, "code": "await smtp.send(message)", "client": "smtp"}
         for n, who in enumerate(NAMES[:5]):
             ago = timedelta(hours=3, minutes=7 * n)
             message = f"SMTPRecipientsRefused: 550 5.1.1 <{who}@old-domain.example>: user unknown"
             payload = {"to": f"{who}@old-domain.example", "subject": "We miss you"}
-            yield self.row("SendEmail", ago, payload, tries=5, **self.errors(ago, message, 6, **mail))
+            yield self.row("SendEmail", ago, payload, tries=6, **self.errors(ago, message, 6, **mail))
         stock = {"file": "stock", "line": 19, "code": "rows = await warehouse.call('/v2/stock')", "client": "warehouse"}
         for n in range(3):
             ago = timedelta(hours=5 + n)
             message = "SupplierDown: Rotterdam: connection timed out after 10 s"
             yield self.row(
-                "SyncStock", ago, {"warehouse": "Rotterdam"}, tries=2, **self.errors(ago, message, 3, **stock)
+                "SyncStock", ago, {"warehouse": "Rotterdam"}, tries=3, **self.errors(ago, message, 3, **stock)
             )
 
     def retrying(self) -> Iterator[dict[str, Any]]:
@@ -209,8 +208,8 @@ class Past:
             yield self.row("ImportCatalog", ago, payload, tries=2, **self.errors(ago, message, 2, **where))
 
 
-def fill(url: str, shop: ModuleType, registry: Registry, hold: Path, *, span: timedelta = timedelta(hours=4)) -> Filled:
-    """Fill the tables; a `running` import waits for the file `hold`, once there is a runner for `imports`."""
+def fill(url: str, shop: ModuleType, registry: Registry, *, span: timedelta = timedelta(hours=4)) -> Filled:
+    """Fill the tables; a `running` import waits for the file `supplier`, once there is a runner for `imports`."""
     with psycopg.connect(url, autocommit=True) as conn:
         row = conn.execute("SELECT taskrunner.clock()").fetchone()
         assert row is not None
@@ -224,7 +223,7 @@ def fill(url: str, shop: ModuleType, registry: Registry, hold: Path, *, span: ti
         conn.execute("INSERT INTO taskrunner.queue_settings (queue, paused, paused_at) VALUES ('media', true, now())")
     made = {name: [found["id"] for found in found_rows] for name, found_rows in rows.items()}
     with TaskQueue.connect(url, registry=registry) as queue:
-        return _enqueue(queue, shop, hold, made)
+        return _enqueue(queue, shop, made)
 
 
 def _count(conn: psycopg.Connection[Any], past: Past, span: timedelta) -> None:
@@ -234,7 +233,7 @@ def _count(conn: psycopg.Connection[Any], past: Past, span: timedelta) -> None:
     conn.execute(STATS, {**lists, "span": span, "runner": past.runner})
 
 
-def _enqueue(queue: TaskQueue, shop: ModuleType, hold: Path, made: dict[str, list[UUID]]) -> Filled:
+def _enqueue(queue: TaskQueue, shop: ModuleType, made: dict[str, list[UUID]]) -> Filled:
     waiting = [
         queue.add(shop.ResizeImage(article=7000 + n), priority=100 + n % 3, tenant=TENANTS[n % 5]).id for n in range(9)
     ]
@@ -243,7 +242,7 @@ def _enqueue(queue: TaskQueue, shop: ModuleType, hold: Path, made: dict[str, lis
     flow = queue.add_flow(
         chain(steps, shop.BuildInvoice(order=48_200), shop.SendEmail(to="grace@example.org", subject="Your invoice"))
     )
-    running = queue.add(shop.ImportCatalog(supplier="Acme Tools", rows=18_000, hold=str(hold)))
+    running = queue.add(shop.ImportCatalog(supplier="Acme Tools", rows=18_000, hold="supplier"))
     queue.schedules.add(
         "newsletter", shop.SendEmail(to="list@example.org", subject="News of the week"), "0 9 * * mon",
         timezone="Europe/Berlin",

@@ -77,7 +77,7 @@ class Site:
     queue: TaskQueue
     tables: psycopg.Connection[Any]
     tasks: Any
-    hold: Path
+    gates: Path
     filled: Filled | None = None
     ids: list[UUID] = field(default_factory=list)
 
@@ -100,17 +100,16 @@ def served(
 ) -> Iterator[Site]:
     """Serve a database of its own on a free port, with a runner that runs what is due."""
     module, registry = types_of(tasks)
-    hold = folder / "hold"
     with (
         database(server) as fresh,
-        fleet(fresh.url, folder, TASKRUNNER_PROJECT=str(DEMO)) as lent,
+        fleet(fresh.url, folder, TASKRUNNER_PROJECT=str(DEMO), SHOP_GATES=str(folder)) as lent,
         TaskQueue.connect(fresh.url, registry=registry) as queue,
         fresh.connect() as tables,
     ):
-        contents = fill(fresh.url, module, registry, hold) if filled else None
+        contents = fill(fresh.url, module, registry) if filled else None
         group = lent.start(kind, tasks=tasks, api_port="0")
         found = eventually(lambda: re.search(r"the API listens on (\S+)", group.log), "an API")
-        site = Site(found[1], group, fresh, queue, tables, module, hold, contents)
+        site = Site(found[1], group, fresh, queue, tables, module, folder, contents)
         if contents is not None and kind == "all":
             begun = "SELECT progress IS NOT NULL FROM taskrunner.task WHERE id = %s"
             eventually(lambda: site.value(begun, contents.running), "an import under way")

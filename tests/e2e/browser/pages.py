@@ -7,13 +7,10 @@ from typing import Any
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Page
 
+from taskrunner.api.ui.frame import PAGES
 from tests.e2e.browser.conftest import Site
 
-LISTS = {
-    "overview": "/ui/",
-    "tasks": "/ui/tasks",
-    "dead letters": "/ui/dead",
-}
+LISTS = {name.lower(): address for name, address, _ in PAGES}
 """Each page of the navigation by its name."""
 
 _AXE = """() => axe.run({

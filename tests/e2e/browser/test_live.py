@@ -71,11 +71,11 @@ def test_a_paused_page_rests_until_it_is_resumed(context: BrowserContext, site: 
 
 def test_progress_moves_while_one_looks(page: Page, site: Site) -> None:
     assert site.filled is not None
-    running = site.queue.add(site.tasks.ImportCatalog(supplier="Live", rows=30, hold=f"{site.hold}-live"))
+    running = site.queue.add(site.tasks.ImportCatalog(supplier="Live", rows=30, hold="live"))
     eventually(lambda: site.queue.get(running.id).progress, "progress")
     opened(page, f"/ui/tasks/{running.id}")
     expect(page.get_by_text("20 of 30 articles")).to_be_visible()
-    Path(f"{site.hold}-live").touch()
+    (site.gates / "live").touch()
     expect(page.locator("main .badge.succeeded").first).to_be_visible()
     assert kept(page)
 
