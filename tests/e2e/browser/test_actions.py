@@ -149,3 +149,49 @@ def test_a_form_of_another_origin_does_nothing(browser: Browser, site: Site) -> 
             page.get_by_role("button").click()
         assert answer.value.status == 403
     assert site.queue.get(id_).state == "pending"
+
+
+# ── queues, schedules, many tasks at once ────────────────────────────────────────────────────────────────────────────
+
+
+def in_row(page: Page, name: str, button: str, verb: str) -> None:
+    """Press a button in the row of this name, and the one of the dialogue."""
+    row = page.locator("main tbody tr", has=page.get_by_role("link", name=name, exact=True))
+    row.get_by_role("link", name=button, exact=True).click()
+    dialog(page).get_by_role("button", name=verb, exact=True).click()
+
+
+def test_a_queue_is_paused_and_resumed(page: Page, site: Site) -> None:
+    page.goto("/ui/queues")
+    in_row(page, "reports", "Pause", "Pause")
+    said(page, "Queue reports is paused")
+    assert site.value("SELECT paused FROM taskrunner.queue_settings WHERE queue = 'reports'")
+    in_row(page, "reports", "Resume", "Resume")
+    said(page, "Queue reports is open")
+    assert acted(site, "queue.resume", "reports").startswith("ui:")
+
+
+def test_a_schedule_is_paused_resumed_and_run_now(page: Page, site: Site) -> None:
+    page.goto("/ui/schedules")
+    in_row(page, "PurgeCarts", "Pause", "Pause")
+    said(page, "Schedule PurgeCarts is paused")
+    in_row(page, "PurgeCarts", "Resume", "Resume")
+    said(page, "Schedule PurgeCarts goes on")
+    in_row(page, "PurgeCarts", "Run now", "Run now")
+    ended = "SELECT count(*) FROM taskrunner.task_history WHERE type = 'PurgeCarts'"
+    eventually(lambda: site.value(ended) == 1, "the schedule's task")
+
+
+def test_what_is_done_to_many_is_counted_first_and_then_done(page: Page, site: Site) -> None:
+    ids = [later(site, subject="many") for _ in range(3)]
+    page.goto("/ui/tasks?q=payload.subject:many")
+    for id_ in ids[:2]:
+        page.locator(f'input[name=id][value="{id_}"]').check()
+    expect(page.locator("main")).to_contain_text("2 selected")
+    page.locator("main").get_by_role("button", name="Cancel", exact=True).click()
+    confirm = page.get_by_role("button", name="Cancel 2", exact=True)
+    expect(confirm).to_be_visible()
+    assert [site.queue.get(id_).state for id_ in ids] == ["pending"] * 3
+    confirm.click()
+    eventually(lambda: site.queue.get(ids[1]).state == "cancelled", "the second cancel")
+    assert [site.queue.get(id_).state for id_ in ids] == ["cancelled", "cancelled", "pending"]
