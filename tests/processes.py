@@ -170,7 +170,7 @@ class Fleet:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == self._token:
+                if _lives(process) and process.environ().get(_MARK) == self._token:
                     found.append(process)
         return found
 
@@ -180,7 +180,8 @@ class Fleet:
         while (left := self.survivors()) and time.monotonic() < until:
             for process in left:
                 _signal(process, signal.SIGKILL)
-            psutil.wait_procs(left, timeout=1)
+            while any(_lives(process) for process in left) and time.monotonic() < until:
+                time.sleep(0.01)
         for group in self.groups:
             with suppress(subprocess.TimeoutExpired):
                 group.process.wait(5)
@@ -197,6 +198,14 @@ def fleet(url: str, folder: Path, **environment: str) -> Iterator[Fleet]:
         lent.close()
         for number, group in enumerate(lent.groups):
             print(f"── group {number} ──\n{group.log[-6000:]}")
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it still runs: a dead orphan stays for ever where process 1 does not reap, as in many containers."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(process: psutil.Process, number: int) -> None:

@@ -109,7 +109,19 @@ def server(folder: Path) -> Iterator[Server]:
     binaries = os.environ.get("TASKRUNNER_TEST_PG_BIN")
     settings = {**_SETTINGS, "timezone": os.environ.get("TASKRUNNER_TEST_TIMEZONE", "UTC")}
     with Cluster.create(folder, binaries=Path(binaries) if binaries else None, settings=settings) as cluster:
+        _connect_cheaply(cluster.url(), cluster.password)
         yield Server(cluster.url())
+
+
+def _connect_cheaply(url: str, password: str) -> None:
+    """Let the superuser's password be hashed once instead of 4096 times: 2 ms of each connection's 3 ms here.
+
+    The rounds protect passwords that can be guessed; this one is random. PostgreSQL 16 and later.
+    """
+    with psycopg.connect(url, autocommit=True) as conn:
+        if conn.info.server_version >= 160_000:
+            conn.execute("SET scram_iterations = 1")
+            conn.execute(sql.SQL("ALTER ROLE CURRENT_USER PASSWORD {}").format(password))
 
 
 def prepare_template(on: Server) -> None:

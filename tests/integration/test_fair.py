@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from contextlib import closing
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -187,7 +188,7 @@ def immature_hold_nobody_up(engine: Engine) -> None:
     due = engine.add(tenant="A")
     going = Round(engine)
     found: list[UUID] = []
-    while going.more:
+    for _ in range(4):  # 2,000 tenants a claim: once round and once more
         found += ids_of(going.claim(10))
     assert found == due
 
@@ -297,19 +298,18 @@ def test_a_cycle_of_a_fair_queue_ends_what_was_claimed(engine: Engine) -> None:
 # ── cost ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("room", [1, 10, 100])
-@pytest.mark.parametrize("generic", [False, True])
-def test_rows_touched_are_those_asked_for_with_10000_tenants(engine: Engine, room: int, generic: bool) -> None:
+def test_rows_touched_are_those_asked_for_with_10000_tenants(engine: Engine) -> None:
     """SPEC TEN 55."""
     make_fair(engine)
     name = ("'t' || i %% 10000",)
     engine.flood(100_000, tenant=name, fair_tenant=name)
     engine.conn.execute("VACUUM ANALYZE taskrunner.task")
     going = Round(engine)
-    plan: Plan = explain(engine.conn, going.op(room), generic=generic)
-    assert "task_fair" in plan.indexes("task")
-    assert "" not in plan.indexes("task")
-    assert plan.touched("task") <= 6 * room + 6
+    for room, generic in product((1, 10, 100), (False, True)):  # each rolled back
+        plan: Plan = explain(engine.conn, going.op(room), generic=generic)
+        assert "task_fair" in plan.indexes("task"), (room, generic)
+        assert "" not in plan.indexes("task"), (room, generic)
+        assert plan.touched("task") <= 6 * room + 6, (room, generic)
 
 
 # ── switching ────────────────────────────────────────────────────────────────────────────────────────────────────────
