@@ -110,10 +110,13 @@ def touched(plan: Plan) -> int:
 def test_a_page_looks_at_a_bounded_number_of_rows_whatever_is_asked_for(
     conn: psycopg.Connection[Any], long: Database, wanted: dict[str, Any], generic: bool
 ) -> None:
-    """SPEED 12. By the room of each table in which something is looked for, and a row of each partition."""
+    """SPEED 12. By the room of each table in which something is looked for, and a row of each partition.
+
+    Today's partition, as long as it is small, is cheaper read whole than by its index: up to three rooms of it.
+    """
     plans, page = planned(conn, asked(long, wanted), generic=generic)
     assert len(page.items) <= LIMIT
-    assert all(touched(plan) <= 2 * ROOM + LIMIT + DAYS + 5 for plan in plans), [touched(plan) for plan in plans]
+    assert all(touched(plan) <= 4 * ROOM + LIMIT + DAYS + 5 for plan in plans), [touched(plan) for plan in plans]
 
 
 def test_an_unfiltered_page_reads_no_more_rows_than_it_shows(conn: psycopg.Connection[Any]) -> None:
