@@ -63,6 +63,7 @@ async def scraping(url: str, **settings: Any) -> AsyncIterator[Scraper]:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_metrics, "FRESH", -1.0)
+    monkeypatch.setattr(api_metrics, "REST", 0)
 
 
 def end(engine: Engine, runner: UUID, run_seconds: float = 0.2, **fields: Any) -> None:
