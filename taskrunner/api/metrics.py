@@ -29,7 +29,7 @@ FRESH = 5.0
 """Seconds for which one look serves all scrapers."""
 
 REST = 20
-"""How many times as long as it took a look serves at least: with a million live tasks it takes the better of a second."""
+"""How many times as long as it took a look serves at least: among a million live tasks it takes nearly a second."""
 
 REACH = timedelta(minutes=10)
 """How far back, before the last look, a minute's row may still grow."""
@@ -75,7 +75,7 @@ class Fleet:
         self._stale_at = float("-inf")
 
     async def snapshot(self) -> Snapshot:
-        """Return the metrics, as a rule `FRESH` seconds old at most; with the database away, no gauge but `taskrunner_up` 0."""
+        """Return the metrics, some seconds old at most; with the database away, no gauge but `taskrunner_up` 0."""
         async with self._turn:
             began = time.monotonic()
             if began >= self._stale_at:
