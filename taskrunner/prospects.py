@@ -18,6 +18,8 @@ _KEPT = 256  # fronts of a queue remembered, those with nothing due included
 _LATE = -0.05  # seconds: what is told later than this may lie beneath the floor of what was claimed meanwhile
 _SOON = 0.1  # seconds from a survey to the next, when claims say that what is due next is not known
 _STRAYS = 1.0  # seconds between two looks for rows of a fair queue that were never told so
+# A claim looks at 2,000 tenants at most: among many thousands whose tasks are not due yet it may find nothing for long.
+_IN_VAIN, _RESTS = 8, 4  # so many at once; afterwards each is followed by a rest so many times as long as it took
 _NEVER = float("inf")
 
 
@@ -44,9 +46,11 @@ class _Queue:
     fair: bool = False
     turn: Turn = field(default_factory=Turn)
     strays_at: float = 0.0
+    vain: int = 0  # claims in a row that looked at some of the tenants, and found none with a due task
+    rests_until: float = 0.0
 
     def due_at(self) -> float:
-        return min((front.due_at for front in self.known.values()), default=_NEVER)
+        return max(min((front.due_at for front in self.known.values()), default=_NEVER), self.rests_until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +172,10 @@ class Prospects:
         """Note how far a claim has come round a fair queue, and whether there is more to be had."""
         queue = self._queues[plan.queue]
         queue.turn = turn
+        queue.vain = queue.vain + 1 if more and not got else 0
+        if queue.vain > _IN_VAIN:
+            now = time.monotonic()
+            queue.rests_until = now + _RESTS * (now - plan.asked_at)
         self._answered(queue, plan, got=got, rich=more)
 
     def _answered(self, queue: _Queue, plan: Plan, *, got: bool, rich: bool) -> None:

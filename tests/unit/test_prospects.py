@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -145,6 +146,24 @@ def test_of_many_tenants_two_claims_are_on_their_way() -> None:
     settle(known, found(fair=True))
     known.went_round(plan(known), Turn("acme", 0, wide=True), got=True, more=True)
     assert plan(known).turn == plan(known).turn == Turn("acme", 0, wide=True)
+
+
+def test_claims_that_find_nothing_among_very_many_tenants_leave_the_database_time_for_others() -> None:
+    known = prospects()
+    settle(known, found(fair=True))
+    for _ in range(8):
+        known.went_round(plan(known), Turn("acme", 0, wide=True), got=False, more=True)
+    took_a_second = replace(plan(known), asked_at=time.monotonic() - 1.0)
+    known.went_round(took_a_second, Turn("acme", 0, wide=True), got=False, more=True)
+    assert known.take() is None
+    assert known.wait() > 3
+
+    again = prospects()
+    settle(again, found(fair=True))
+    for number in range(50):
+        taken = replace(plan(again), asked_at=time.monotonic() - 1.0)
+        again.went_round(taken, Turn("acme", 0, wide=True), got=number % 8 == 0, more=True)
+    assert again.take() is not None, "who finds something now and then does not rest"
 
 
 def test_strays_of_a_fair_queue_are_looked_for_once_a_second() -> None:
