@@ -167,7 +167,8 @@ def pause_queue(name: str) -> Action[list[str]]:
 
 
 def resume_queue(name: str) -> Action[list[str]]:
-    """Let runners take tasks from a queue again."""
+    """Let runners take tasks from a queue again. Raises: `InvalidArgument`."""
+    fairness.check_name(name)
     call = Call(lambda: steering.resume_queue(name))
     return Action("queue.resume", name, _command("queues", "resume", name), call)
 

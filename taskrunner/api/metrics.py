@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+import psycopg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from taskrunner import reads
@@ -89,7 +90,7 @@ class Fleet:
         gap = timedelta(0) if self._looked_at is None else timedelta(seconds=began - self._looked_at)
         try:
             look = await self._door.run(lambda: _look(min(gap + REACH, timedelta(days=1))))
-        except (TaskrunnerError, OSError):
+        except (TaskrunnerError, psycopg.Error, OSError):
             return Snapshot([_gauge("up", "Whether the database answers.", 0), *self._counters()])
         self._looked_at = began
         self._tally.look(look.ended)

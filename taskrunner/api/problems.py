@@ -55,6 +55,10 @@ KINDS: dict[type[Exception], Kind] = {
     DatabaseUnreachable: Kind(
         503, "database-unreachable", "The database is away", "the database cannot be reached: try again soon"
     ),
+    # What the doors check before is not met here; a page's filter, or a name in an address, may hold a NUL.
+    psycopg.DataError: Kind(
+        422, "invalid-argument", "A value cannot be used", "a value cannot be looked for or stored: does it hold a NUL?"
+    ),
     psycopg.OperationalError: Kind(
         503, "database-busy", "The database is busy", "the database refused for the moment: try again soon"
     ),

@@ -140,10 +140,17 @@ def _foreign_page(request: Request) -> Response | None:
     if site is not None:
         ours = site in ("same-origin", "none")
     else:
-        ours = origin is None or urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+        ours = origin is None or _place(origin) == request.headers.get("host", "").lower()
     if ours:
         return None
     return problem(request, 403, "a page of another origin may not change anything here")
+
+
+def _place(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _hostname(host: str) -> str | None:

@@ -110,7 +110,7 @@ def chart(wanted: ChartFilter) -> Steps[Chart]:
 def _frame(wanted: ChartFilter, at: datetime) -> tuple[datetime, datetime, timedelta]:
     """Return begin, end and step, on a grid that stays where it is while time goes on."""
     until = min(wanted.until or at, at)
-    since = wanted.since or until - RANGES[wanted.range]
+    since = max(wanted.since or until - RANGES[wanted.range], _EPOCH)
     if since >= until:
         raise InvalidArgument(f"the time ends at {until.isoformat()}, which is not after its begin {since.isoformat()}")
     finest = next((level.span for level in reversed(LEVELS) if since < at - level.age), _MINUTE)

@@ -131,7 +131,10 @@ async def form_of(request: Request) -> dict[str, list[str]]:
 
 def local(url: str | None) -> str:
     """Return the path and query of a page of ours; of anything else the first page."""
-    parts = urlsplit(url or "/ui/")
+    try:
+        parts = urlsplit(url or "/ui/")
+    except ValueError:  # such as brackets that do not close
+        return "/ui/"
     if not parts.path.startswith("/ui/") or "\\" in parts.path or "//" in parts.path:
         return "/ui/"
     return parts.path + (f"?{parts.query}" if parts.query else "")

@@ -126,6 +126,9 @@ class Pulse:
         except _FAILURES as error:
             log.debug("no look at what has changed: %s", error)
             return _AWAY
+        except Exception:  # whoever watches must not be left without a word
+            log.exception("no look at what has changed")
+            return _AWAY
 
     async def _hear(self) -> None:
         backoff = Backoff()
