@@ -7,9 +7,10 @@ does by a door of its own is not audited: its log is the program's.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -17,13 +18,15 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from taskrunner import fairness, roles
+from taskrunner.admission import One
 from taskrunner.db import Op, Steps, Work
 from taskrunner.durations import spell
 from taskrunner.errors import InvalidArgument
 from taskrunner.reads import Schedule
+from taskrunner.redaction import MASK, by_name
 from taskrunner.schedules import Call, Planner
 from taskrunner.store import audit, fair, flow, steering
-from taskrunner.store.enqueue import Enqueued
+from taskrunner.store.enqueue import Enqueued, Stored
 from taskrunner.store.task import Due
 from taskrunner.wishes import Changes
 
@@ -50,6 +53,8 @@ class Action(Generic[T]):
     task: UUID | None = None
     tenant: str | None = None
     request: UUID = field(default_factory=uuid7)
+    took: Callable[[T], bool] = lambda _: True
+    """Whether anything was done: what was not leaves no entry."""
 
 
 def acting(actor: str, action: Action[T]) -> Call[T]:
@@ -63,8 +68,9 @@ def _noted(actor: str, action: Action[T], work: Work[T]) -> Steps[T]:
     if action.task is not None:
         tenant = yield audit.whose(action.task)
     value: T = (yield work) if isinstance(work, Op) else (yield from work)
-    told = action.details(value)
-    yield audit.record(actor, action.name, action.target, details=told, request=action.request, tenant=tenant)
+    if action.took(value):
+        told = action.details(value)
+        yield audit.record(actor, action.name, action.target, details=told, request=action.request, tenant=tenant)
     return value
 
 
@@ -75,6 +81,20 @@ def _command(group: str, verb: str, *arguments: object, options: Collection[str]
 
 
 # ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def add_task(asked: One, command: str) -> Action[Stored]:
+    """Store a task that somebody has made up; one that was there already is not noted."""
+    task = asked.task
+    return Action(
+        "task.add",
+        str(task.id),
+        command,
+        Call(asked.again),
+        lambda _: {"type": task.type, "queue": task.queue},
+        tenant=task.tenant,
+        took=lambda stored: stored.answers[0].created,
+    )
 
 
 def cancel_task(id_: UUID) -> Action[str]:
@@ -130,7 +150,7 @@ def _of_task(
 
 
 def _renamed(action: Action[T], name: str) -> Action[T]:
-    return Action(name, action.target, action.command, action.call, action.details, task=action.task)
+    return replace(action, name=name)
 
 
 # ── dead letters ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -197,14 +217,14 @@ def add_schedule(
 ) -> Action[Schedule]:
     """Add a schedule at run time; with `overwrite`, one of that name becomes as this one is."""
     call = planner.add(name, wishes, tenant, overwrite=overwrite)
-    words = [*_wish_words(wishes), *(["--replace"] if overwrite else [])]
+    words = [*_wish_words(planner, wishes), *(["--replace"] if overwrite else [])]
     type_ = _type_name(wishes.get("task", ""))
     return _of_schedule("add", [name, type_], tenant, call, words, _as_details)
 
 
 def change_schedule(planner: Planner, name: str, wishes: Changes, tenant: str) -> Action[Schedule]:
     """Change what is given of a schedule that was added at run time."""
-    words = [*(["--type", _type_name(wishes["task"])] if "task" in wishes else []), *_wish_words(wishes)]
+    words = [*(["--type", _type_name(wishes["task"])] if "task" in wishes else []), *_wish_words(planner, wishes)]
     told = {"changed": sorted(wishes)}
     return _of_schedule("change", [name], tenant, planner.change(name, wishes, tenant), words, lambda _: told)
 
@@ -256,8 +276,11 @@ def _type_name(task: Any) -> str:
     return task if isinstance(task, str) else getattr(task, "__name__", type(task).__name__)
 
 
-def _wish_words(wishes: Mapping[str, Any]) -> list[str]:
-    """Return the options of `schedules add|change` that ask for the same; None takes a value away."""
+def _wish_words(planner: Planner, wishes: Changes) -> list[str]:
+    """Return the options of `schedules add|change` that ask for the same; None takes a value away.
+
+    Secrets in the payload are covered: whoever pastes the command puts them in.
+    """
     words: list[str] = []
     frequency = wishes.get("frequency", ())
     for each in frequency if isinstance(frequency, list | tuple) else [frequency]:
@@ -268,9 +291,21 @@ def _wish_words(wishes: Mapping[str, Any]) -> list[str]:
         else:
             raise InvalidArgument(f"an APScheduler trigger is for code: give a duration or a crontab, not {each!r}")
     for name, value in wishes.items():
-        if name not in ("frequency", "task"):
+        if name == "payload" and value is not None:
+            words += ["--payload", _covered(value, whole=planner.may_hold_secrets(wishes))]
+        elif name not in ("frequency", "task"):
             words += [f"--{_OPTIONS.get(name, name.replace('_', '-'))}", _as_option(value)]
     return words
+
+
+def _covered(payload: Any, *, whole: bool) -> str:
+    try:
+        fields = json.loads(payload) if isinstance(payload, str) else dict(payload)
+    except (ValueError, RecursionError):
+        return MASK  # it is refused before anything is done with it
+    if whole and isinstance(fields, Mapping):
+        fields = dict.fromkeys(fields, MASK)
+    return json.dumps(by_name(fields))
 
 
 _OPTIONS = {"start_at": "start", "end_at": "end"}
@@ -283,10 +318,6 @@ def _as_option(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}s"
-    if isinstance(value, Mapping):
-        import json
-
-        return json.dumps(dict(value))
     return str(value)
 
 

@@ -127,6 +127,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
     if names:
-        listed = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        listed = ", ".join(names[:16]) + (", …" if len(names) > 16 else "")
         return f"; known: {listed}"
     return "; none is registered: put a module with a @register_task class into your tasks folder"

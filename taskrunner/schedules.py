@@ -15,10 +15,11 @@ from uuid_utils.compat import uuid7
 from taskrunner import reads
 from taskrunner.db import Steps, Work
 from taskrunner.declared import known
-from taskrunner.errors import InvalidArgument, NotFound
+from taskrunner.errors import InvalidArgument, NotFound, TaskrunnerError
 from taskrunner.intake import check_name
 from taskrunner.reads import Schedule
 from taskrunner.registry import CatchUp, Registry
+from taskrunner.secretfields import may_hold
 from taskrunner.store import schedule as stored
 from taskrunner.store import timetable
 from taskrunner.store.enqueue import Enqueued
@@ -64,6 +65,17 @@ class Planner:
 
     def __init__(self, registry: Registry, tenant: str = "default", allow: Allow = lambda asked: asked) -> None:
         self._registry, self._tenant, self._allow = registry, tenant, allow
+
+    def may_hold_secrets(self, wishes: Changes) -> bool:
+        """Whether the payload that is wished for may hold secrets by its type; of a type that is not said it may."""
+        task = wishes.get("task")
+        if isinstance(task, Task):
+            return may_hold(type(task))
+        try:
+            kind = self._registry.get(task) if isinstance(task, str) else self._registry.of(task)  # type: ignore[arg-type]
+        except TaskrunnerError:
+            return True
+        return may_hold(kind.cls)
 
     def add(self, name: str, wishes: Changes, tenant: str | None, *, overwrite: bool) -> Call[Schedule]:
         new = wanted(self._registry, name, self._whose(tenant), wishes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -11,13 +12,15 @@ from fastapi import Depends, Request
 from psycopg_pool import AsyncConnectionPool
 
 from taskrunner import db
-from taskrunner.actions import Action, acting
+from taskrunner.actions import Action, acting, add_task
 from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.db import Link, Op, Work, scalar
 from taskrunner.errors import DatabaseUnreachable
+from taskrunner.intake import Options
 from taskrunner.payload import parse_payload
 from taskrunner.registry import Registry, TaskType
 from taskrunner.settings import Settings
+from taskrunner.store.enqueue import Enqueued
 from taskrunner.task import Task
 
 T = TypeVar("T")
@@ -100,6 +103,15 @@ class Door(AsyncTaskQueue):
     async def act(self, action: Action[T], actor: str) -> T:
         """Do what a person does, noted as done by `actor`; once more if the connection breaks."""
         return await self._run(*acting(actor, action))
+
+    async def add_by(self, actor: str, task: Task, command: str, *, idempotency_key: str, **wishes: Any) -> Enqueued:
+        """Store a task that a person has made up, noted as added by `actor`; the same key answers with the first."""
+        asked = self._one(task, Options(**wishes), idempotency_key)
+        asked.on("skip", self._patience(None))
+        began = time.monotonic()
+        stored = await self.act(add_task(asked, command), actor)
+        await self._herald.tell(stored.due, began)
+        return asked.answer(stored.answers)
 
     async def _run(
         self, make: Callable[[], Work[T]], again: Callable[[], Work[T]] | None = None, *, of: UUID | None = None

@@ -112,7 +112,7 @@ async def do_many(request: Request) -> Response:
     expected = _number(form.get("expected", [""])[0], len(asked.ids))
     pieces = bulk.apply(order, f"ui:{who_of(request).name}", expected=expected, most=MOST)
     outcome: Outcome = await bulk.adrive(door.run, pieces)
-    return await did(request, _told(VERBS[asked.verb], outcome), command=_short(order.command), back=asked.back)
+    return await did(request, _told(VERBS[asked.verb], outcome), command=order.command, back=asked.back)
 
 
 def asked_about(verb: str, ids: Sequence[UUID], back: str) -> Asked:
@@ -170,8 +170,3 @@ def _told(verb: Verb, outcome: Outcome) -> str:
     words += [f"{outcome.requested:,} running asked to stop"] if outcome.requested else []
     words += [f"{count:,} left alone ({why})" for why, count in sorted(outcome.skipped.items())]
     return f"{verb.word}: {', '.join(words)}."
-
-
-def _short(command: str) -> str:
-    """A command that names hundreds of ids is none that anybody types, and more than a cookie holds."""
-    return command if len(command) <= 1500 else ""

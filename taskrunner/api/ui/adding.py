@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from typing import Any
+from uuid import uuid4
 
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -12,9 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from taskrunner.api.door import Door, door_of
+from taskrunner.api.security import who_of
 from taskrunner.api.ui.frame import check_writes, did, form_of, page
 from taskrunner.api.ui.task import maturity
 from taskrunner.errors import Conflict, InvalidArgument, PayloadInvalid
+from taskrunner.payload import dump_marked
+from taskrunner.redaction import by_name, by_path
 from taskrunner.store.enqueue import Enqueued
 
 FIELDS = ("type", "payload", "when", "queue", "priority", "key")
@@ -47,14 +51,15 @@ async def add(request: Request) -> Response:
     check_writes(request)
     given = {name: values[0] for name, values in (await form_of(request)).items()}
     try:
-        added = await _add(door_of(request), given)
+        added, command = await _add(door_of(request), given, f"ui:{who_of(request).name}")
     except Refused as error:
         return _form(request, given, {error.field: str(error)}, 422)
-    text = "Added." if added.created else "A live task has this key already: this is it."
-    return await did(request, text, command=_command(given), back=f"/ui/tasks/{added.id}")
+    text = "Added." if added.created else "It is there already: this is it."
+    return await did(request, text, command=command, back=f"/ui/tasks/{added.id}")
 
 
-async def _add(door: Door, given: dict[str, str]) -> Enqueued:
+async def _add(door: Door, given: dict[str, str], actor: str) -> tuple[Enqueued, str]:
+    """Store the task; a form that is sent twice stores one. The command has its secrets covered."""
     try:
         payload = json.loads(given.get("payload") or "{}")
     except (ValueError, RecursionError) as error:
@@ -68,8 +73,10 @@ async def _add(door: Door, given: dict[str, str]) -> Enqueued:
     except InvalidArgument as error:
         raise Refused("type", str(error)) from None
     options = _options(given)
+    command = _command({**given, "payload": json.dumps(by_name(by_path(payload, dump_marked(task)[1])))})
+    once = given.get("once") or uuid4().hex
     try:
-        return await door.add(task, **options)
+        return await door.add_by(actor, task, command, idempotency_key=f"form {once[:200]}", **options), command
     except Conflict as error:
         raise Refused("key", str(error)) from None
     except InvalidArgument as error:
@@ -95,9 +102,11 @@ def _options(given: dict[str, str]) -> dict[str, Any]:
             raise Refused("when", str(error)) from None
     if priority := given.get("priority", "").strip():
         try:
-            options["priority"] = int(priority[:_NUMBER_LENGTH])
+            options["priority"] = int(priority if len(priority) <= _NUMBER_LENGTH else "")
         except ValueError:
-            raise Refused("priority", f"{priority} is no whole number") from None
+            raise Refused(
+                "priority", f"{priority[:40]} is no whole number of at most {_NUMBER_LENGTH} digits"
+            ) from None
     return options
 
 
@@ -112,6 +121,7 @@ def _form(request: Request, given: dict[str, str], errors: dict[str, str] | None
         errors={name: (errors or {}).get(name, "") for name in FIELDS},
         types=[task_type.name for task_type in door.types],
         command=_command(given) if errors is None and given.get("type") else "",
+        once=given.get("once") or uuid4().hex,
     )
 
 

@@ -26,6 +26,7 @@ from taskrunner.api.security import who_of
 from taskrunner.api.ui.assets import asset_url
 from taskrunner.api.ui.kept import kept_of
 from taskrunner.api.ui.words import FILTERS
+from taskrunner.jsonvalue import readable
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ PAGES = (
 
 _FLASH = "taskrunner_note"
 _FLASH_SECONDS = 30
+_FLASH_ROOM = 3000  # characters: with its name and attributes a cookie has 4,096
 
 
 class Note(NamedTuple):
@@ -111,11 +113,15 @@ async def did(request: Request, text: str, *, command: str = "", back: str | Non
     kept_of(request).forget()
     place = local(back or (await form_of(request)).get("back", [""])[0])
     response = RedirectResponse(place, 303)
-    note = json.dumps(Note(text, "good", command)._asdict()).encode()
-    response.set_cookie(
-        _FLASH, urlsafe_b64encode(note).decode(), max_age=_FLASH_SECONDS, path="/ui", httponly=True, samesite="strict"
-    )
+    note = _written(Note(text, "good", command)) or _written(Note(text)) or _written(Note(text[:200]))
+    response.set_cookie(_FLASH, note, max_age=_FLASH_SECONDS, path="/ui", httponly=True, samesite="strict")
     return response
+
+
+def _written(note: Note) -> str:
+    """Return the note for a cookie; nothing if it were more than browsers keep and proxies let pass."""
+    text = urlsafe_b64encode(json.dumps(note._asdict()).encode()).decode()
+    return text if len(text) <= _FLASH_ROOM else ""
 
 
 async def form_of(request: Request) -> dict[str, list[str]]:
@@ -147,10 +153,10 @@ def failure(request: Request, status: int, title: str, detail: str) -> Response:
 
 def _note_of(request: Request) -> Note | None:
     """Return what the last action left to be said; a cookie that is not as ours says nothing."""
-    with suppress(ValueError, TypeError, KeyError):
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
         said = json.loads(urlsafe_b64decode(request.cookies.get(_FLASH, "").encode()))
         kind = said["kind"] if said["kind"] in ("good", "bad", "warn") else "good"
-        return Note(str(said["text"]), kind, str(said["command"]))
+        return Note(readable(str(said["text"])), kind, readable(str(said["command"])))
     return None
 
 

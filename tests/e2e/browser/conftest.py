@@ -16,7 +16,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Playwright, expect, sync_playwright
 
 from taskrunner.queue import TaskQueue
 from taskrunner.registry import Registry, discover
@@ -36,7 +36,7 @@ SWITCHES = (
     "--no-first-run",
 )
 WIDE = {"width": 1280, "height": 800}
-TIMEOUT = 15_000.0
+TIMEOUT = 30_000.0
 """Milliseconds until something that should be on a page is missing; nothing is measured by it."""
 
 
@@ -136,6 +136,7 @@ def watched(browser: Browser, address: str, **options: Any) -> Iterator[tuple[Br
     """Open a context, and check at its end that nothing went wrong."""
     context = browser.new_context(**{"base_url": address, "viewport": WIDE, "reduced_motion": "reduce", **options})
     context.set_default_timeout(TIMEOUT)
+    expect.set_options(timeout=TIMEOUT)
     watch = Watch(context)
     try:
         yield context, watch
