@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-import psycopg
 from pydantic import BaseModel
 from uuid_utils.compat import uuid7
 
 from taskrunner import search
-from taskrunner.db import Op, Steps, Work
-from taskrunner.errors import Conflict, InvalidArgument, suggest
+from taskrunner.db import Op, Steps
+from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument, suggest
+from taskrunner.pieces import GIVEN_UP, STOPS, Pieces, tried, within
+from taskrunner.pieces import adrive as adrive
+from taskrunner.pieces import drive as drive
 from taskrunner.reads import TaskFilter, TaskView, matching
 from taskrunner.reads.matching import Pool
 from taskrunner.states import LIVE, State
 from taskrunner.store import audit
 from taskrunner.store import bulk as store
-from taskrunner.store.bulk import LOCKED, Batch, When, Worker
+from taskrunner.store.bulk import CHANGED, LOCKED, Batch, When, Worker
 
 T = TypeVar("T")
 
@@ -48,13 +51,6 @@ NOW = When()
 
 AT_LEAST = 10_000
 """How far is counted where there are too many, or they are too hard to find, to count them all."""
-
-Make = Callable[[], Work[Any]]
-Pieces = Generator[Make, Any, T]
-"""Works that are executed one by one; a statement that was given up comes back as its error."""
-
-# What a transaction gives up, and may be tried again with less.
-_GIVEN_UP = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 
 class Part(NamedTuple):
@@ -160,7 +156,7 @@ def preview(order: Order) -> Pieces[Preview]:
     shown: list[TaskView] = []
     for pool, _ in order.pools():
         work = matching.sample(pool, order.wanted, order.before, SAMPLE)
-        shown += (yield from _tried(_timed(order, work))) or []
+        shown += (yield from tried(_timed(order, work))) or []
     return Preview(
         action=order.action,
         filter=order.text,
@@ -180,17 +176,23 @@ def apply(
     most: int | None = None,
     progress: Callable[[int, int], object] = lambda met, found: None,
 ) -> Pieces[Outcome]:
-    """Do the action to all that match, noted once in the audit trail as done by `actor`.
+    """Do the action to all that match, and to no more than are counted first; `progress` is told how many were met.
 
-    `progress` is told how many of how many have been met. It cannot be undone: what it did is in each task's history.
-    Raises: `Conflict` where more match than `expected` or `most`, or where they are too many to be counted; then
-    nothing was done.
+    Noted in the audit trail as done by `actor`: with the first batch what was asked for, at the end, also an early
+    one, what was done. It cannot be undone.
+    Raises: `Conflict` where more match than `expected` or `most`, or where they are too many to be counted: then
+    nothing was done; or where it had to stop early, with the number of what was done.
     """
     found, exact = yield from _count(order)
     _check(order, found, exact, expected=expected, most=most)
     run = _Run(order, actor, found, progress)
-    for pool, worker in order.pools():
-        yield from run.all_of(pool, worker)
+    try:
+        for pool, worker in order.pools():
+            yield from run.all_of(pool, worker)
+    except STOPS as error:
+        yield from run.close(stopped=str(error) or type(error).__name__)
+        raise
+    yield from run.close()
     run.progress(found, found)
     return Outcome(
         action=order.action,
@@ -216,14 +218,15 @@ class _Run:
 
     def all_of(self, pool: Pool, worker: Worker) -> Pieces[None]:
         above = UUID(int=0)
-        while True:
-            work = matching.ids(pool, self.order.wanted, self.order.before, above, CHUNK)
-            ids = yield from _tried(_timed(self.order, work))
+        while self.met < self.found:  # others may match by now: no more are met than were counted
+            room = min(CHUNK, self.found - self.met)
+            work = matching.ids(pool, self.order.wanted, self.order.before, above, room)
+            try:
+                ids = yield from tried(_timed(self.order, work))
+            except DatabaseUnreachable as error:
+                raise self._stopped(str(error)) from error
             if ids is None:
-                raise Conflict(
-                    f"{self.done} are done; the rest could not be found in {self.order.patience.total_seconds():g} s: "
-                    "go on with the same search, or with a narrower one"
-                )
+                raise self._stopped(f"the rest could not be found in {self.order.patience.total_seconds():g} s")
             if not ids:
                 return
             above = ids[-1]
@@ -241,9 +244,30 @@ class _Run:
         for start in range(0, len(again), BATCH):
             self.skipped.update((yield from self._batch(again[start : start + BATCH], worker)).values())
 
+    def close(self, **more: str) -> Pieces[None]:
+        """Note what was done, if anything was begun; what was done stays done where that cannot be noted."""
+        if not self.noted:
+            return
+        told = {"found": self.found, "done": self.done, "requested": self.requested, "skipped": dict(self.skipped)}
+        entry = self._entry(f"bulk.{self.order.action}.done", {**told, **more}, uuid7())
+        with suppress(DatabaseUnreachable, *GIVEN_UP):
+            yield lambda: entry
+
+    def _stopped(self, why: str) -> Conflict:
+        return Conflict(f"{self.done} are done; {why}: go on with the same search, or with a narrower one")
+
     def _batch(self, ids: Sequence[UUID], worker: Worker) -> Pieces[dict[UUID, str]]:
-        """Do one batch; where a lock beyond these rows is in the way, its halves."""
-        batch: Batch | None = yield from _tried(lambda: self._noted(worker(ids, self.order.when)))
+        """Do one batch; where a lock beyond these rows is in the way, or it takes too long, its halves."""
+        ended: list[Batch] = []
+
+        def steps() -> Steps[Batch]:
+            ended.append((yield from self._noted(worker(ids, self.order.when))))
+            return _repeated(ended)
+
+        try:
+            batch: Batch | None = yield from tried(steps)
+        except DatabaseUnreachable as error:
+            raise self._stopped(f"of {len(ids)} more it is not known, since {error}") from error
         if batch is None and len(ids) == 1:
             return {ids[0]: LOCKED}
         if batch is None:
@@ -256,49 +280,18 @@ class _Run:
         return batch.skipped
 
     def _noted(self, work: Steps[Batch]) -> Steps[Batch]:
-        yield store.patient(LOCK_PATIENCE, self.order.patience)
-        batch = yield from work
+        # Half of it for the statements before the last, half for the last: an API's door waits little longer for all.
+        patience, order = self.order.patience / 2, self.order
+        yield store.patient(min(LOCK_PATIENCE, patience), patience)
+        batch = yield from within(patience, work)
         if not self.noted:
-            yield self._entry()
+            told = {"filter": order.text, "found": self.found, "before": order.before.isoformat(), **_told(order)}
+            yield self._entry(f"bulk.{order.action}", told, order.request)
         return batch
 
-    def _entry(self) -> Op[Any]:
-        order = self.order
-        told = {"filter": order.text, "found": self.found, "before": order.before.isoformat(), **_told(order)}
-        target = order.text[: audit.LONGEST]
-        return audit.record(
-            self.actor, f"bulk.{order.action}", target, details=told, request=order.request, tenant=order.wanted.tenant
-        )
-
-
-def drive(run: Callable[[Make], Any], pieces: Pieces[T]) -> T:
-    """Execute the pieces by what executes one."""
-    value: Any = None
-    error: BaseException | None = None
-    while True:
-        try:
-            make = pieces.throw(error) if error is not None else pieces.send(value)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
-        try:
-            value, error = run(make), None
-        except _GIVEN_UP as given_up:
-            error = given_up
-
-
-async def adrive(run: Callable[[Make], Awaitable[Any]], pieces: Pieces[T]) -> T:
-    """Execute the pieces by what executes one."""
-    value: Any = None
-    error: BaseException | None = None
-    while True:
-        try:
-            make = pieces.throw(error) if error is not None else pieces.send(value)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # StopIteration.value is untyped
-        try:
-            value, error = await run(make), None
-        except _GIVEN_UP as given_up:
-            error = given_up
+    def _entry(self, action: str, told: Mapping[str, Any], request: UUID) -> Op[Any]:
+        target = self.order.text[: audit.LONGEST]
+        return audit.record(self.actor, action, target, details=told, request=request, tenant=self.order.wanted.tenant)
 
 
 def _count(order: Order) -> Pieces[tuple[int, bool]]:
@@ -314,7 +307,7 @@ def _counted(order: Order, pools: Sequence[Pool], most: int | None) -> Pieces[in
     found = 0
     for pool in pools:
         work = matching.count(pool, order.wanted, order.before, most)
-        counted = yield from _tried(_timed(order, work))
+        counted = yield from tried(_timed(order, work))
         if counted is None:
             return None
         found += counted
@@ -345,12 +338,18 @@ def _timed(order: Order, work: Op[T]) -> Callable[[], Steps[T]]:
     return steps
 
 
-def _tried(make: Make) -> Pieces[Any]:
-    """Return what the work brings; None where the server gave it up."""
-    try:
-        return (yield make)
-    except _GIVEN_UP:
-        return None
+def _repeated(ended: Sequence[Batch]) -> Batch:
+    """Return the last of the batches that came to their end, each but for a COMMIT whose reply was lost.
+
+    What the last found changed, and an earlier one did not skip, was done by that one.
+    """
+    last = ended[-1]
+    skipped = {
+        id_: why
+        for id_, why in last.skipped.items()
+        if why != CHANGED or all(id_ in before.skipped for before in ended[:-1])
+    }
+    return last._replace(done=last.done + len(last.skipped) - len(skipped), skipped=skipped)
 
 
 def _pool(part: Part, state: State | None) -> Pool:

@@ -9,13 +9,14 @@ SELECT coalesce((SELECT t.tenant FROM taskrunner.task t WHERE t.id = %(id)s),
 """
 
 # In the transaction of the action: both are stored, or neither. A request that is sent again, because its reply was
-# lost, is found by audit_target.
+# lost, comes within the hour: it is found by audit_target.
 RECORD = """
 INSERT INTO taskrunner.audit (acted_at, tenant, actor, action, target, details)
 SELECT taskrunner.clock(), coalesce(%(tenant)s, taskrunner.bound_tenant(), 'default'), %(actor)s, %(action)s,
        %(target)s, %(details)s::jsonb
  WHERE NOT EXISTS (SELECT FROM taskrunner.audit a
-        WHERE a.target = %(target)s AND a.details ->> 'request' = %(details)s::jsonb ->> 'request')
+        WHERE a.target = %(target)s AND a.acted_at > taskrunner.clock() - interval '1 hour'
+          AND a.details ->> 'request' = %(details)s::jsonb ->> 'request')
 RETURNING id
 """
 

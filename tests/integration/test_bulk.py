@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,12 +16,15 @@ from taskrunner import Task, bulk, listing, reads, register_task, roles
 from taskrunner.api.app import create_app
 from taskrunner.bulk import Order, Outcome, Preview
 from taskrunner.cli import main
-from taskrunner.errors import Conflict, InvalidArgument
+from taskrunner.db import Op, Steps, nothing
+from taskrunner.errors import Conflict, DatabaseUnreachable, InvalidArgument
+from taskrunner.pieces import Make
 from taskrunner.reads import AuditEntry, AuditFilter
 from taskrunner.settings import Settings
+from taskrunner.states import LIVE
 from taskrunner.store import ending
 from taskrunner.store import task as store
-from taskrunner.store.bulk import When
+from taskrunner.store.bulk import Batch, When, cancel
 from taskrunner.store.task import Ending
 from taskrunner.tenancy import run_as
 from taskrunner.testing.database import Database
@@ -88,8 +92,10 @@ def test_a_cancel_meets_what_waits_and_what_runs_and_nothing_else(engine: Engine
     assert {engine.view(id_).state for id_ in set(ids) - set(running)} == {"cancelled"}
     assert states(engine, running) == ["running", "running"]
     assert states(engine, other + later) == ["pending", "pending"]
-    (entry,) = trail(engine)
+    last, entry = trail(engine)
     assert (entry.actor, entry.action, entry.target, entry.details["found"]) == (ACTOR, "bulk.cancel", "type:T", 20)
+    assert (last.actor, last.action, last.target) == (ACTOR, "bulk.cancel.done", "type:T")
+    assert last.details == {"found": 20, "done": 18, "requested": 2, "skipped": {}}
     stats = "SELECT sum(count)::int FROM taskrunner.task_stats WHERE outcome = 'cancelled'"
     assert engine.value(stats) == 18
 
@@ -142,7 +148,7 @@ def test_dead_letters_are_requeued_by_their_error_each_once(engine: Engine) -> N
     fresh = engine.rows("SELECT id, requeued_from FROM taskrunner.task ORDER BY id")
     assert {old for _, old in fresh} == set(timed_out)
     assert states(engine, refused) == ["dead", "dead"]
-    assert [entry.action for entry in trail(engine)] == ["bulk.requeue"]
+    assert [entry.action for entry in trail(engine)] == ["bulk.requeue.done", "bulk.requeue"]
 
 
 def test_a_key_that_is_taken_again_is_told(engine: Engine) -> None:
@@ -171,7 +177,7 @@ def test_a_reschedule_takes_an_instant_or_a_delay(engine: Engine) -> None:
     at = datetime(2050, 1, 1, tzinfo=UTC)
     act(engine, order(engine, "reschedule", f"{id_}", when=When(at)))
     assert engine.view(id_).maturity_at == at
-    assert trail(engine)[0].details["at"] == at.isoformat()
+    assert trail(engine)[-1].details["at"] == at.isoformat()
 
 
 def test_dead_letters_are_deleted_and_those_that_died_later_are_not(engine: Engine) -> None:
@@ -195,6 +201,79 @@ def test_nothing_is_done_where_more_match_than_were_expected(engine: Engine) -> 
     assert act(engine, order(engine, "cancel", "type:T"), expected=5).done == 3
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("lost", [DatabaseUnreachable("it is away"), KeyboardInterrupt()])
+def test_a_run_that_stops_early_says_and_notes_how_far_it_came(engine: Engine, lost: BaseException) -> None:
+    """SPEC OPS 50; FAULTS 4: audited."""
+    engine.add(8)
+    calls = 0
+
+    def run(make: Make) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # a count, the ids, two batches
+            raise lost
+        return engine.do(make())
+
+    away = isinstance(lost, DatabaseUnreachable)
+    told = "^6 are done; of 1 more it is not known, since it is away" if away else None
+    with pytest.raises(Conflict if away else KeyboardInterrupt, match=told):
+        bulk.drive(run, bulk.apply(order(engine, "cancel", "type:T"), ACTOR))
+    last, first = trail(engine)
+    assert (first.details["found"], last.details["found"], last.details["done"]) == (8, 8, 6)
+    assert last.details["stopped"]
+    assert engine.value("SELECT count(*) FROM taskrunner.task") == 2
+
+
+def test_what_a_lost_reply_had_done_is_counted_as_done(engine: Engine) -> None:
+    ids = engine.add(5)
+    asked = order(engine, "cancel", "type:T")
+
+    def run(make: Make) -> Any:
+        engine.do(make())  # as a door that repeats what it has no reply to
+        return engine.do(make())
+
+    with psycopg.connect(engine.url) as other:
+        other.execute("SELECT FROM taskrunner.task WHERE id = %s FOR UPDATE", [ids[2]])
+        done = bulk.drive(run, bulk.apply(asked, ACTOR))
+    assert (done.done, done.skipped) == (4, {"locked": 1})
+    assert len(trail(engine)) == 2
+
+
+@pytest.mark.usefixtures("small")
+def test_no_more_are_met_than_were_counted(engine: Engine) -> None:
+    """SPEC OPS 50."""
+    ids = engine.add(9, priority=10**6)
+    runner = engine.join()
+    engine.claim(runner, 3)
+
+    def let_go(met: int, _: int) -> None:
+        if met == 3:
+            engine.rows("UPDATE taskrunner.task SET state = 'pending' WHERE state = 'running' RETURNING id")
+
+    asked = order(engine, "reschedule", "type:T", when=When(delay=timedelta(days=9)))
+    done = act(engine, asked, progress=let_go)
+    assert (done.found, done.done, len(ids)) == (6, 6, 9)
+
+
+def test_a_batch_that_takes_too_long_is_done_in_halves(engine: Engine) -> None:
+    """Its statements together are done within what an API's door waits for."""
+    engine.add(4)
+    asked = order(engine, "cancel", "type:T", patience=timedelta(milliseconds=600))
+    batches: list[int] = []
+
+    def slow(ids: Sequence[UUID], when: When) -> Steps[Batch]:
+        batches.append(len(ids))
+        for _ in range(3):  # each of them is in time, but not all
+            yield Op("SELECT pg_sleep(%(s)s::float8)", {"s": 0.2 if len(ids) > 2 else 0.0}, nothing)
+        return (yield from cancel(ids, when))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bulk.PARTS, "cancel", (bulk.Part(LIVE, slow),))  # type: ignore[arg-type]  # it is a dict
+        done = act(engine, asked)
+    assert (done.done, done.skipped, batches) == (4, {}, [4, 2, 2])
+
+
 def test_a_locked_row_is_left_over_and_told_and_nobody_waits_for_it(engine: Engine) -> None:
     ids = engine.add(5)
     with psycopg.connect(engine.url) as other:
@@ -214,7 +293,7 @@ def test_a_key_that_somebody_is_just_taking_holds_up_its_own_letter_alone(engine
         )
         done = act(engine, order(engine, "requeue", "type:T"))
     assert (done.done, done.skipped) == (3, {"locked": 1})
-    assert len(trail(engine)) == 1
+    assert trail(engine)[0].details == {"found": 4, "done": 3, "requested": 0, "skipped": {"locked": 1}}
 
 
 def test_a_login_of_a_tenant_finds_and_steers_its_own_tasks_alone(taskrunner_db: Database, engine: Engine) -> None:
@@ -316,8 +395,8 @@ async def test_http_shows_a_preview_then_acts_on_exactly_that(engine: Engine) ->
         done = await client.post("/tasks/actions", json=apply)
         assert (done.status_code, done.json()["done"], done.json()["skipped"]) == (200, 3, {})
         assert set(states(engine, ids)) == {"cancelled"}
-        (entry,) = trail(engine)
-        assert (entry.actor, entry.action) == ("api:local", "bulk.cancel")
+        done, asked = trail(engine)
+        assert (asked.actor, asked.action) == (done.actor, "bulk.cancel") == ("api:local", "bulk.cancel")
         (last,) = engine.rows("SELECT id FROM taskrunner.task")[0]
         one = await client.post(
             "/tasks/actions", json={"action": "reschedule", "ids": [str(last)], "delay_seconds": 60}

@@ -87,8 +87,8 @@ class BulkOrder(Maturity):
 async def act(order: BulkOrder, door: OpenDoor, request: Request) -> Preview | Outcome:
     """Do one thing to all tasks that match, or tell with `preview` how many they are.
 
-    It works in batches of a thousand, each a transaction of its own; what is done stays done. It is noted once in the
-    audit trail, and cannot be undone.
+    It works in batches of a thousand, each a transaction of its own; what is done stays done. The audit trail notes
+    what was asked for and what was done. It cannot be undone.
     """
     now = await door.run(reads.now)
     query = order.filter.model_copy(update={"ids": (*order.filter.ids, *order.ids)})

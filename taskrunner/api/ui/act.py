@@ -1,6 +1,6 @@
 """`/ui/act/{verb}`: one action on the tasks that are ticked in a list, or on all that a search finds.
 
-First a preview with the exact number, then the action on no more than that, by `taskrunner.bulk`: noted once.
+First a preview with the exact number, then the action on no more than that, by `taskrunner.bulk`.
 """
 
 from __future__ import annotations
