@@ -210,9 +210,8 @@ class Attempt:
                 transition = None
             else:
                 answer = ask_next_try(self._task) if needs_answer(came_to) and self._task is not None else None
-                transition = decide(came_to, answer)
-                if self.veil is not NONE:
-                    transition = self.veil.over(transition)
+                decided = decide(came_to, answer)
+                transition = decided if self.veil is NONE else self.veil.over(decided)
         except Exception:
             log.exception("%s %s could not be carried out: released", self.claim.type, self.claim.id)
         finally:

@@ -82,6 +82,8 @@ class Runner:
         self._types = tuple(registry.names_and_aliases())
         self._queues = dict(settings.queues) or dict.fromkeys(sorted({kind.queue for kind in registry.all()}), 1)
         self._aside = Link(url, name="taskrunner runner aside", prepare=settings.prepare)
+        # Log lines by one of their own, opened with the first: somebody's lock on their table holds up nothing else.
+        self._scribe = Link(url, name="taskrunner runner log", prepare=settings.prepare)
         self._effects = Effects(url, settings, lambda: self.id)
         self._prospects = Prospects(self._queues, self._types)
         self._wake = asyncio.Event()
@@ -186,9 +188,12 @@ class Runner:
         with suppress(*_FAILURES, TimeoutError):
             async with asyncio.timeout(0.5):
                 if self.joined.is_set():
-                    await self._crew.lines.store(self._cycles.run)
                     await self._release_all()
                     await self._cycles.run(runner_store.leave([self.id]))
+        with suppress(*_FAILURES, TimeoutError):
+            async with asyncio.timeout(0.5):
+                await self._crew.lines.store(self._scribe.run)
+        await self._scribe.close()
         await self._effects.close()
         await self._cycles.close()
         await self._aside.close()
@@ -373,7 +378,7 @@ class Runner:
         """Twice a second, store what tasks have logged."""
         while True:
             await asyncio.sleep(0.5)
-            await self._crew.lines.store(self._aside.run)
+            await self._crew.lines.store(self._scribe.run)
 
     def _heed_due(self, hint: Hint) -> None:
         self._prospects.heard(hint)

@@ -13,6 +13,7 @@ from taskrunner.jsonvalue import dump_json
 from taskrunner.outcome import Bury, Finish, Retry, Transition
 from taskrunner.redaction import MASK
 
+_REST = 4096  # characters of a secret's end that are looked for where a text was cut
 SHORTEST = 4
 """Characters that a secret has at least to be looked for: of a shorter one, half of any text would be covered."""
 
@@ -23,31 +24,34 @@ _ECHO = re.compile(r"(input_value=).*(?=, input_type=)", re.DOTALL)
 class Veil:
     """Covers some secrets in texts, as they are and as JSON, Python and URLs write them."""
 
-    __slots__ = ("_pattern", "_secrets")
+    __slots__ = ("_forms", "_secrets")
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = sorted({one for one in secrets if len(one) >= SHORTEST}, key=len, reverse=True)
-        forms = {form for secret in self._secrets for form in _forms(secret) if len(form) >= SHORTEST}
-        longest_first = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+        self._forms: list[str] | None = None  # made with the first text: most runs write none
 
     def __bool__(self) -> bool:
-        return self._pattern is not None
+        return bool(self._secrets)
 
     def text(self, text: str) -> str:
         """Return the text without the secrets."""
-        if self._pattern is None:
+        if not self._secrets:
             return text
         if "input_value=" in text:
             text = "\n".join(_ECHO.sub(rf"\1{MASK}", line) for line in text.split("\n"))
         if text.startswith(CUT):
             text = CUT + self._without_rest(text[len(CUT) :])
-        return self._pattern.sub(MASK, text)
+        if self._forms is None:
+            forms = {form for secret in self._secrets for form in _forms(secret) if len(form) >= SHORTEST}
+            self._forms = sorted(forms, key=len, reverse=True)
+        for form in self._forms:  # a regular expression of a long key takes seconds to compile
+            text = text.replace(form, MASK)
+        return text
 
     def _without_rest(self, text: str) -> str:
         """Cover the end of a secret whose beginning was cut off together with the text before it."""
         for secret in self._secrets:
-            for begin in range(1, len(secret) - SHORTEST + 1):
+            for begin in range(max(1, len(secret) - _REST), len(secret) - SHORTEST + 1):
                 if text.startswith(secret[begin:]):
                     return MASK + text[len(secret) - begin :]
         return text
@@ -66,7 +70,7 @@ class Veil:
 
     def over(self, transition: Transition) -> Transition:
         """Return what becomes of a task, with errors and result that do not give its secrets away."""
-        if self._pattern is None:
+        if not self._secrets:
             return transition
         match transition:
             case Finish(state, result) if result is not None:
@@ -83,7 +87,7 @@ class Veil:
 
     def json(self, text: str) -> str:
         """Return JSON text without the secrets."""
-        return text if self._pattern is None else dump_json(self.value(json.loads(text)))
+        return dump_json(self.value(json.loads(text))) if self._secrets else text
 
 
 def _forms(secret: str) -> Iterable[str]:

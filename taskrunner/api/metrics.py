@@ -35,6 +35,10 @@ REST = 20
 REACH = timedelta(minutes=10)
 """How far back, before the last look, a minute's row may still grow."""
 
+GAP = timedelta(minutes=60)
+"""After which a look is a first one again: old minutes are made coarser (docs/decisions/027), and would count twice."""
+
+_ENDS = ("succeeded", "ignored", "cancelled", "dead", "retried")
 _LIVE = ("pending", "due", "running", "blocked", "retrying")
 
 
@@ -88,8 +92,11 @@ class Fleet:
     async def _take(self) -> Snapshot:
         began = time.monotonic()
         gap = timedelta(0) if self._looked_at is None else timedelta(seconds=began - self._looked_at)
+        if gap > GAP:
+            self._tally.skip()
+            gap = timedelta(0)
         try:
-            look = await self._door.run(lambda: _look(min(gap + REACH, timedelta(days=1))))
+            look = await self._door.run(lambda: _look(gap + REACH))
         except (TaskrunnerError, psycopg.Error, OSError):
             return Snapshot([_gauge("up", "Whether the database answers.", 0), *self._counters()])
         self._looked_at = began
@@ -167,7 +174,12 @@ class Fleet:
             "Tries that ended, by outcome: succeeded, ignored, cancelled, dead, or retried.",
             labels=["queue", "type", "outcome"],
         )
-        sums: Counter[tuple[str, str, str]] = Counter()
+        # From zero on: what begins at 1 is no increase to Prometheus, and the first dead letter would alert nobody.
+        places = {(queue, type_) for queue, type_, _ in self._tally.ended}
+        places |= {(kind.queue, kind.name) for kind in self._door.types}
+        sums: Counter[tuple[str, str, str]] = Counter(
+            {(self._queues(queue), self._types(type_), end): 0 for queue, type_ in sorted(places) for end in _ENDS}
+        )
         for (queue, type_, outcome), count in self._tally.ended.items():
             sums[self._queues(queue), self._types(type_), outcome] += count
         for labels, count in sums.items():

@@ -48,6 +48,10 @@ class Tally:
         self.waits: dict[tuple[str, str], Timing] = {}
         self._seen: dict[Minute, EndedInMinute] | None = None
 
+    def skip(self) -> None:
+        """Let the next look be a first one: it is too long ago, and minutes seen then may be others' sums by now."""
+        self._seen = None
+
     def look(self, rows: Iterable[EndedInMinute]) -> None:
         """Add what the rows have more than those of the last look; the first look adds nothing.
 

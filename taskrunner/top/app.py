@@ -78,6 +78,8 @@ class Top(App[None]):
         self._words, self._held = "", False
         self._rows: dict[str, Row] = {}
         self._trouble, self._said = "", ""
+        self._strange = False  # the cursor stands on another row than the one that was chosen
+        self._done: set[str] = set()  # the rows of the last action, which it may have taken away
         self._again = asyncio.Event()
 
     # ── the screen ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +139,9 @@ class Top(App[None]):
             table.add_row(*row.cells, key=row.key)
         keys = list(self._rows)
         if keys:
-            place = keys.index(chosen.key) if chosen is not None and chosen.key in self._rows else place
+            there = chosen is not None and chosen.key in self._rows
+            self._strange |= chosen is not None and not there and chosen.key not in self._done
+            place = keys.index(chosen.key) if chosen is not None and there else place
             table.move_cursor(row=min(place, len(keys) - 1), animate=False)
         self._tell()
 
@@ -182,7 +186,7 @@ class Top(App[None]):
 
     def action_show(self, number: int) -> None:
         """Go to a tab."""
-        self._tab, self._said = TABS[number], ""
+        self._tab, self._said, self._strange = TABS[number], "", False
         self._sight = self._sight._replace(tasks=())
         self._columns()
         self._draw()
@@ -190,7 +194,7 @@ class Top(App[None]):
 
     def action_move(self, step: int) -> None:
         """Move the cursor."""
-        table = self.query_one(_Table)
+        table, self._strange = self.query_one(_Table), False
         table.move_cursor(row=max(0, table.cursor_row + step), animate=False)
 
     def action_end(self, last: bool) -> None:
@@ -213,6 +217,7 @@ class Top(App[None]):
     def _filtered(self, event: Input.Changed) -> None:
         self._words = event.value.strip().lower()
         self._draw()
+        self._strange = False
 
     @on(Input.Submitted)
     def _close_filter(self) -> None:
@@ -267,9 +272,14 @@ class Top(App[None]):
         row, rows = self._chosen(), list(self._rows.values())
         if row is None or key not in self._tab.keys:
             return
+        if self._strange:  # the row that was meant may have ended a moment ago
+            self._strange, self._said = False, "the chosen row has gone: press again to mean this one"
+            self._tell()
+            return
         wanted = await self._ask(partial(self._actions, key, row, rows))
         if not wanted or (key.isupper() and not await self._sure(key, wanted)):
             return
+        self._done = {row.key} if len(wanted) == 1 else set(self._rows)
         done = 0
         for action in wanted:
             command = await self._ask(partial(self._desk.act, action))

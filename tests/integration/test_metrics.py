@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from taskrunner.api import create_app
 from taskrunner.api import metrics as api_metrics
-from taskrunner.api.tally import Timing
-from taskrunner.registry import Registry
+from taskrunner.api.tally import Tally, Timing
+from taskrunner.reads.metrics import EndedInMinute
+from taskrunner.registry import Registry, register_task
 from taskrunner.settings import Settings
 from taskrunner.store import task as store
 from taskrunner.store.task import Ending
+from taskrunner.task import Task
 from tests.engine import Engine
 
 pytestmark = pytest.mark.anyio
@@ -210,3 +213,34 @@ def test_a_timing_counts_each_bucket_with_all_below_it() -> None:
     timing.add([-1] * 13, -1.0)
     assert [count for _, count in timing.cumulative()] == list(range(1, 14))
     assert (timing.cumulative()[-1][0], timing.seconds) == ("+Inf", 5.0)
+
+
+async def test_counters_of_what_may_end_are_there_from_zero_on(engine: Engine, registry: Registry) -> None:
+    """Or the first dead letter would be no increase, and alert nobody."""
+
+    @register_task("Known", queue="mail")
+    class Known(Task):
+        async def run(self) -> None: ...
+
+    app = create_app(Settings(), registry, engine.url)
+    async with app.router.lifespan_context(app):
+        found = {
+            tuple(sample.labels.values()): sample.value
+            for family in (await app.state.fleet.snapshot()).collect()
+            for sample in family.samples
+            if sample.name == "taskrunner_tasks_ended_total"
+        }
+    assert found["mail", "Known", "dead"] == 0
+
+
+def test_after_a_long_pause_what_was_made_coarser_meanwhile_is_not_counted_twice() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    first = EndedInMinute(at, "q", "T", "dead", 100, 0.0, 0.0, [0] * 13, [0] * 13)
+    minute = [first._replace(minute=at + timedelta(minutes=n)) for n in range(5)]
+    tally = Tally()
+    tally.look([])
+    tally.look(minute)
+    assert tally.ended["q", "T", "dead"] == 500
+    tally.skip()
+    tally.look([minute[0]._replace(ended=500)])
+    assert tally.ended["q", "T", "dead"] == 500

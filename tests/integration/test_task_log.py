@@ -18,7 +18,7 @@ from uuid_utils.compat import uuid7
 from taskrunner import Task, logs, reads, register_task
 from taskrunner.store import log as store
 from taskrunner.store.log import Line
-from tests.engine import Engine
+from tests.engine import Engine, holding
 
 pytestmark = pytest.mark.anyio
 
@@ -233,3 +233,19 @@ async def test_each_run_of_a_task_has_lines_of_its_own(engine: Engine) -> None:
     assert lines[0].claim_no < lines[1].claim_no
     assert lines[0].logged_at <= lines[1].logged_at
     assert engine.rows("SELECT DISTINCT l.tenant FROM taskrunner.task_log l") == [("acme",)]
+
+
+async def test_somebodys_lock_on_the_lines_holds_up_no_task(engine: Engine) -> None:
+    """SPEC CLM 23: neither what becomes due later nor the runner's leaving."""
+
+    @register_task("Talks")
+    class Talks(Task):
+        async def run(self) -> None:
+            self.context.logger.warning("here")
+
+    with engine.door() as door, holding(engine.url, "LOCK TABLE taskrunner.task_log IN ACCESS EXCLUSIVE MODE"):
+        async with engine.running(listen=False) as running:
+            await running.ended(door.add(Talks()).id)
+            await running.ended(door.add(Talks(), delay=2).id)
+            id_ = running.runner.id
+    assert engine.value("SELECT count(*) FROM taskrunner.runner WHERE id = %s", id_) == 0
