@@ -20,7 +20,7 @@ _DEEP = 4  # what comes after that stays on its level, with an arrow: a line has
 def show_flow(flow: FlowView, marked: UUID) -> Tree:
     """Return the flow, the task `marked` in bold; of many alike with nothing beneath them, only how many there are."""
     drawing = _Drawing(flow, marked)
-    tree = Tree(Text(f"flow of {len(flow.tasks)} tasks", "bold"))
+    tree = Tree(Text(f"flow of {flow.size}", "bold"))
     drawing.draw(tree)
     return tree
 

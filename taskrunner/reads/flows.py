@@ -12,6 +12,9 @@ from taskrunner.idtime import ended_since
 from taskrunner.reads.views import TaskView
 from taskrunner.statements import flow as sql
 
+MOST = 500
+"""Tasks of a flow that are read, those that are nearest to the one that is looked at."""
+
 
 class TaskDetail(TaskView):
     """A task and the ids of those that it waits for, or waited for, and of those that wait for it."""
@@ -30,10 +33,16 @@ class FlowTask(NamedTuple):
 
 
 class FlowView(BaseModel):
-    """Tasks in the order of their ids, and pairs of a parent and its child."""
+    """Tasks in the order of their ids, and pairs of a parent and its child; `more` if the flow has others too."""
 
     tasks: list[FlowTask]
     edges: list[tuple[UUID, UUID]]
+    more: bool = False
+
+    @property
+    def size(self) -> str:
+        """How many tasks it has, as far as that is known."""
+        return f"more than {len(self.tasks)} tasks" if self.more else f"{len(self.tasks)} tasks"
 
 
 def detail(task: TaskView) -> Steps[TaskDetail]:
@@ -47,12 +56,11 @@ def detail(task: TaskView) -> Steps[TaskDetail]:
 
 
 def flow(id_: UUID) -> Steps[FlowView]:
-    """Return all that is connected with a task by dependencies; what retention has removed is left out."""
-    ids = yield Op(sql.FLOW, {"id": id_}, column)
+    """Return the nearest `MOST` that are connected with a task; what retention has removed is left out."""
+    found: list[UUID] = yield Op(sql.FLOW, {"id": id_, "most": MOST + 1}, column)
+    ids = found[:MOST]
     rows = yield Op(sql.MEMBERS, {"ids": ids, "since": ended_since(ids)}, list)
     tasks = {row[0]: FlowTask(*row) for row in rows}
     shown = [task for task in tasks.values() if task.requeued_as not in tasks]
-    members = {task.id for task in shown}
-    pairs = yield Op(sql.EDGES, {"ids": list(members)}, list)
-    edges = [(parent, child) for parent, child in pairs if child in members]
-    return FlowView(tasks=sorted(shown), edges=edges)
+    pairs = yield Op(sql.EDGES, {"ids": [task.id for task in shown]}, list)
+    return FlowView(tasks=sorted(shown), edges=pairs, more=len(found) > MOST)

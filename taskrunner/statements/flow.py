@@ -84,7 +84,8 @@ SELECT d.id FROM taskrunner.dead_letter d WHERE d.id = ANY(%(ids)s::uuid[])
 # ── whole flows ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # All that is connected with a task by dependencies, upwards and downwards, and by requeues onwards.
-# An index descent or three a task: dependency_pkey, dependency_child, the primary key of the dead letters.
+# An index descent or three a task: dependency_pkey, dependency_child, the primary key of the dead letters. The nearest
+# come first, and no more are looked for than `most`, where that is given.
 FLOW = """
 WITH RECURSIVE flow(id) AS (
     SELECT %(id)s::uuid
@@ -96,7 +97,7 @@ WITH RECURSIVE flow(id) AS (
            UNION ALL
            SELECT l.requeued_as FROM taskrunner.dead_letter l WHERE l.id = f.id AND l.requeued_as IS NOT NULL) n
 )
-SELECT f.id FROM flow f
+SELECT f.id FROM flow f LIMIT %(most)s::bigint
 """
 
 # Pending and blocked tasks → history as cancelled.
@@ -198,7 +199,7 @@ SELECT d.parent_id, d.child_id FROM taskrunner.dependency d
 
 EDGES = """
 SELECT d.parent_id, d.child_id FROM taskrunner.dependency d
- WHERE d.parent_id = ANY(%(ids)s::uuid[])
+ WHERE d.parent_id = ANY(%(ids)s::uuid[]) AND d.child_id = ANY(%(ids)s::uuid[])
  ORDER BY d.parent_id, d.child_id
 """
 

@@ -243,7 +243,7 @@ def parents(id_: UUID) -> Steps[dict[UUID, Parent]]:
 
 
 def _flow(id_: UUID) -> Op[list[UUID]]:
-    return Op(sql.FLOW, {"id": id_}, column)
+    return Op(sql.FLOW, {"id": id_, "most": None}, column)
 
 
 def _known(ids: Sequence[UUID]) -> Op[list[UUID]]:

@@ -276,6 +276,11 @@ async def test_a_flow_is_drawn_in_stages(ui: httpx.AsyncClient, types: Registry,
     assert [sum(f"/ui/tasks/{id_}" in part for id_ in ids) for part in parts] == [2, 1, 1]
     assert '<li aria-current="true">' in parts[1]
     assert "Cancel the flow" in page
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taskrunner.reads.flows.MOST", 2)
+        page = await shown(ui, f"/ui/tasks/{ids[0]}")
+    assert "2 of more than 2 tasks are shown" in page
+    assert "Requeue the flow" in page  # there may be a dead one among the others
 
 
 # What forms do

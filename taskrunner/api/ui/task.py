@@ -152,9 +152,9 @@ def _deeds(around: Around) -> dict[str, str]:
             found |= {"retry": "Run now", "reschedule": "Reschedule"}
         found["cancel"] = "Cancel"
     if around.flow is not None:
-        states = {task.state for task in around.flow.tasks}
-        found |= {"retry-flow": "Requeue the flow"} if "dead" in states else {}
-        found |= {"cancel-flow": "Cancel the flow"} if states & {"pending", "blocked", "running"} else {}
+        states, more = {task.state for task in around.flow.tasks}, around.flow.more
+        found |= {"retry-flow": "Requeue the flow"} if more or "dead" in states else {}
+        found |= {"cancel-flow": "Cancel the flow"} if more or states & {"pending", "blocked", "running"} else {}
     return found
 
 
