@@ -44,8 +44,7 @@ class Recipe:
 
 def create_data(home: Home, binaries: Binaries, recipe: Recipe) -> None:
     """Make `home.data`; a creation that was killed before leaves nothing that this one minds."""
-    for unfinished in home.folder.glob(f"{home.data.name}.new.*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    _sweep(home)
     new = home.data.with_name(f"{home.data.name}.new.{os.getpid()}")
     new.mkdir(mode=0o700)
     try:
@@ -57,6 +56,7 @@ def create_data(home: Home, binaries: Binaries, recipe: Recipe) -> None:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
+    _sweep(home)  # again: the initdb of a creation that was killed lived on, and had made files behind the first
 
 
 def check_version(home: Home, binaries: Binaries) -> None:
@@ -87,6 +87,11 @@ def password_of(role: str, data: Path) -> str:
         if name == role:
             return password
     raise EmbeddedError(f"{data / PASSWORDS} has no line for the role {role!r}")
+
+
+def _sweep(home: Home) -> None:
+    for unfinished in home.folder.glob(f"{home.data.name}.new.*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _initdb(new: Path, home: Home, binaries: Binaries, recipe: Recipe) -> None:
