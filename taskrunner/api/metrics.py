@@ -270,15 +270,18 @@ def _server(found: Server) -> Iterable[Metric]:
         ("task_history", found.history_bytes),
     ):
         sizes.add_metric([table], size)
+    # No series rather than one that says 0, where the transactions of others are not told to this login.
+    oldest = [] if found.oldest_transaction_seconds is None else [_oldest_transaction(found.oldest_transaction_seconds)]
     return (
         sizes,
+        *oldest,
         _gauge("task_dead_rows", "Rows of the task table that vacuum has not yet removed.", found.dead_rows),
         _gauge("history_partitions", "Partitions of history, those made ahead included.", found.partitions),
-        _gauge(
-            "oldest_transaction_seconds",
-            "How long the oldest transaction of the database is open.",
-            found.oldest_transaction_seconds,
-        ),
         _gauge("server_connections", "Client connections to the server.", found.connections),
         _gauge("server_max_connections", "Client connections that the server allows.", found.max_connections),
     )
+
+
+def _oldest_transaction(seconds: float) -> Metric:
+    text = "How long the oldest transaction of the database is open; needs the rights of pg_monitor."
+    return _gauge("oldest_transaction_seconds", text, seconds)

@@ -9,6 +9,7 @@ from taskrunner.db import Op, Steps, scalar
 from taskrunner.doctor.case import Case, Check, shown, statement
 from taskrunner.doctor.values import Finding, Unseen
 from taskrunner.statements import doctor as sql
+from taskrunner.statements import sessions
 from taskrunner.wording import some, span
 
 DEAD_ROWS = 50_000
@@ -45,7 +46,7 @@ def _end(pid: int) -> str:
 
 def xmin(case: Case) -> Steps[list[Finding]]:
     """Somebody's transaction keeps vacuum from removing what tasks have left behind."""
-    if not (yield Op(sql.SEES_ALL, {}, scalar)):
+    if not (yield Op(sessions.SEES_ALL, {}, scalar)):
         reason = "this login is not told since when others' transactions are open: GRANT pg_monitor TO it"
         case.unseen.append(Unseen(check="xmin", reason=reason))
     rows = yield Op(sql.PINNING, {"patience": case.patience}, list)

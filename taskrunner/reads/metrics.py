@@ -25,9 +25,9 @@ class EndedInMinute(NamedTuple):
 
 
 class Server(NamedTuple):
-    """How the database server is; sizes in bytes."""
+    """How the database server is; sizes in bytes. What is not told to this login is None."""
 
-    oldest_transaction_seconds: float
+    oldest_transaction_seconds: float | None
     connections: int
     max_connections: int
     dead_rows: int

@@ -32,6 +32,8 @@ class Server(BaseModel):
     horizon_age: int | None
     """Transactions since the oldest snapshot that is held."""
     oldest_transaction_seconds: float | None
+    sees_all: bool
+    """Whether this login is told since when others' transactions are open."""
 
 
 def table_sizes() -> Op[list[TableSize]]:

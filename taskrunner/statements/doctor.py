@@ -4,6 +4,8 @@ Any login may read these views. Of sessions of others they tell it the name and 
 those columns are NULL then.
 """
 
+from taskrunner.statements.sessions import CLIENT
+
 # For the transaction of one check: it is about a sick database and must not hang with it, nor queue for anybody's lock.
 BRIEF = (
     "SELECT set_config('statement_timeout', %(patience)s::text, true), set_config('lock_timeout', '200ms', true),"
@@ -12,20 +14,17 @@ BRIEF = (
 
 # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-SERVER = """
+SERVER = (
+    """
 SELECT current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync,
        current_setting('full_page_writes') AS full_page_writes, current_setting('autovacuum') AS autovacuum,
        pg_is_in_recovery() AS standby,
-       (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid IS NOT NULL) AS connections,
+       (SELECT count(*) FROM pg_stat_activity a WHERE """
+    + CLIENT
+    + """) AS connections,
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS room
 """
-
-# Whether there is nobody here of whom this login is not told since when he has been at it.
-SEES_ALL = """
-SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
-    OR NOT EXISTS (SELECT FROM pg_stat_activity a
-                    WHERE a.datname = current_database() AND NOT pg_has_role(current_user, a.usesysid, 'USAGE'))
-"""
+)
 
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 

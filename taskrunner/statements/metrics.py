@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from taskrunner.statements.sessions import CLIENT, SEES_ALL
+
 _BUCKETS = 13  # of the histograms: see store.task.BOUNDS
 
 
@@ -23,11 +25,19 @@ SELECT s.minute, s.queue, s.type, s.outcome, sum(s.count)::bigint, sum(s.run_sec
 """
 )
 
-# How the server is: what keeps vacuum from its work, and how full it is. No table is read.
-SERVER = """
-SELECT coalesce((SELECT extract(epoch FROM max(clock_timestamp() - a.xact_start)) FROM pg_stat_activity a
-                  WHERE a.datname = current_database() AND a.backend_type = 'client backend'), 0)::float8,
-       (SELECT count(*) FROM pg_stat_activity a WHERE a.backend_type = 'client backend')::int,
+# How the server is: what keeps vacuum from its work, and how full it is. No table is read. The age of a transaction is
+# NULL where this login is told only of its own.
+SERVER = (
+    """
+SELECT CASE WHEN ("""
+    + SEES_ALL
+    + """) THEN coalesce((SELECT extract(epoch FROM max(clock_timestamp() - a.xact_start)) FROM pg_stat_activity a
+                           WHERE a.datname = current_database() AND """
+    + CLIENT
+    + """), 0)::float8 END,
+       (SELECT count(*) FROM pg_stat_activity a WHERE """
+    + CLIENT
+    + """)::int,
        current_setting('max_connections')::int,
        coalesce((SELECT t.n_dead_tup FROM pg_stat_user_tables t
                   WHERE t.relid = 'taskrunner.task'::regclass), 0)::bigint,
@@ -37,3 +47,4 @@ SELECT coalesce((SELECT extract(epoch FROM max(clock_timestamp() - a.xact_start)
           FROM pg_partition_tree('taskrunner.task_history') p)::bigint,
        (SELECT count(*) FROM pg_partition_tree('taskrunner.task_history') p WHERE p.isleaf)::int
 """
+)

@@ -1,5 +1,7 @@
 """What the database says of itself, in SQL: sizes, sessions and how far back vacuum may clean."""
 
+from taskrunner.statements.sessions import CLIENT, SEES_ALL
+
 # Every table with its indexes and TOAST; the partitions of history are one. Estimates, never counts.
 SIZES = """
 SELECT CASE WHEN p.inhparent IS NULL THEN c.relname ELSE 'task_history' END::text AS name,
@@ -14,8 +16,10 @@ SELECT CASE WHEN p.inhparent IS NULL THEN c.relname ELSE 'task_history' END::tex
  ORDER BY 2 DESC, 1
 """
 
-# `horizon_age` is of the oldest snapshot that anybody in this database holds, as far as this login may see.
-SERVER = """
+# `horizon_age` is of the oldest snapshot that anybody in this database holds; how long a transaction is open is told
+# of all only where `sees_all`.
+SERVER = (
+    """
 SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS bytes,
        (SELECT count(*) FROM pg_stat_activity a WHERE a.datname = current_database()) AS sessions,
        current_setting('max_connections')::int AS most_sessions,
@@ -24,6 +28,11 @@ SELECT current_setting('server_version') AS version, pg_database_size(current_da
        (SELECT max(age(a.backend_xmin)) FROM pg_stat_activity a WHERE a.datname = current_database())::bigint
            AS horizon_age,
        (SELECT extract(epoch FROM now() - min(a.xact_start))::float8 FROM pg_stat_activity a
-         WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid())
-           AS oldest_transaction_seconds
+         WHERE a.datname = current_database() AND """
+    + CLIENT
+    + """ AND a.pid <> pg_backend_pid()) AS oldest_transaction_seconds,
+       ("""
+    + SEES_ALL
+    + """) AS sees_all
 """
+)

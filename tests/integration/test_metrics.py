@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
+from taskrunner import roles
 from taskrunner.api import create_app
 from taskrunner.api import metrics as api_metrics
 from taskrunner.api.tally import Tally, Timing
@@ -24,6 +25,7 @@ from taskrunner.store import task as store
 from taskrunner.store.task import Ending
 from taskrunner.task import Task
 from tests.engine import Engine
+from tests.roles import connected, name_of, roles_of
 
 pytestmark = pytest.mark.anyio
 
@@ -96,6 +98,24 @@ async def test_the_gauges_are_what_the_tables_say(engine: Engine) -> None:
     assert found["taskrunner_unregistered_tasks", "Later"] == 2
     assert found["taskrunner_table_bytes", "task"] > 0
     assert found["taskrunner_server_max_connections",] > 0
+
+
+async def test_a_login_without_pg_monitor_counts_everybodys_connections_and_tells_no_age_that_it_does_not_see(
+    engine: Engine,
+) -> None:
+    """`backend_type` and `xact_start` of others' sessions are NULL to it: zero would be reassuring, and wrong."""
+    with roles_of(engine.db) as lent, ExitStack() as others:
+        roles.create(lent.database.url, lent.prefix)
+        login = lent.login("worker")
+        for _ in range(10):
+            others.enter_context(connected(engine.url)).execute("SELECT 1")
+        async with scraping(engine.url) as scraper:
+            assert ("taskrunner_oldest_transaction_seconds",) in await scraper.values()
+        async with scraping(login) as scraper:
+            found = await scraper.values()
+            own = engine.value("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", name_of(login))
+        assert own < 10 <= found["taskrunner_server_connections",]
+        assert ("taskrunner_oldest_transaction_seconds",) not in found
 
 
 async def test_there_are_twenty_series_each_with_help_and_in_both_formats(engine: Engine) -> None:

@@ -34,6 +34,7 @@ from tests.plans import numbered
 
 PARTS = {"COUNTED", "TOLD", "ENDING", "CLAIMED", "TAKES_OVER", "FORGOTTEN", "OVERWRITTEN"} | {
     "TYPE_PREFIX",
+    "CLIENT",
     "PAYLOAD_FIELD",
     "META_FIELD",
 }
