@@ -51,17 +51,32 @@ def waiting(case: Case) -> Steps[list[Finding]]:
     findings = [_unregistered(unknown)] if unknown else []
     findings += [_unserved(unserved, live)] if unserved else []
     findings += _paused(case, fronts, paused)
-    stuck = [front for front in known_ones if _is_stuck(front, _serving(front, live))]
-    return findings + ([_unclaimed(stuck)] if stuck else [])
+    return findings + (yield from _overdue(case, known_ones, live))
 
 
 def _serving(front: Front, live: Sequence[Runner]) -> list[Runner]:
     return [one for one in live if front.queue in one.queues and front.type in one.types]
 
 
-def _is_stuck(front: Front, runners: Sequence[Runner]) -> bool:
-    room = any(one.running < one.slots for one in runners)
-    return room and not front.crashes and front.due_seconds > UNCLAIMED.total_seconds()
+def _overdue(case: Case, fronts: Sequence[Front], live: Sequence[Runner]) -> Steps[list[Finding]]:
+    """Tell tasks that nobody takes from those whose runners have their hands full.
+
+    A runner's load is some seconds old and says little of short tasks: one that takes from the queue is at work.
+    """
+    late = [front for front in fronts if not front.crashes and front.due_seconds > UNCLAIMED.total_seconds()]
+    late = [front for front in late if _serving(front, live)]
+    if not late:
+        return []
+    taken = set((yield Op(sql.TAKEN, {"runners": [one.id for one in live], "lately": UNCLAIMED}, list)))
+    stuck, behind = [], []
+    for front in late:
+        serving = _serving(front, live)
+        busy = any((one.id, front.queue) in taken for one in serving)
+        if not busy and any(one.running < one.slots for one in serving):
+            stuck.append(front)
+        elif front.due_seconds > case.patient_seconds:
+            behind.append(front)
+    return [*([_unclaimed(stuck)] if stuck else []), *([_behind(behind, live)] if behind else [])]
 
 
 def _due(fronts: Iterable[Front]) -> int:
@@ -145,11 +160,26 @@ def _unclaimed(fronts: Sequence[Front]) -> Finding:
     return Finding(
         id="work-unclaimed",
         severity="warning",
-        summary="due tasks wait though runners that know them have room",
+        summary="due tasks wait, and runners that have room take nothing from their queue",
         evidence=_by_name(fronts, "type"),
         consequence="they may wait for long",
         remedy="Ask of one of them why: somebody may have its row locked, or a runner may be stuck.",
         commands=[f"taskrunner why {front.id}" for front in fronts[:3]],
+    )
+
+
+def _behind(fronts: Sequence[Front], live: Sequence[Runner]) -> Finding:
+    serving = {one.id: one for front in fronts for one in _serving(front, live)}.values()
+    slots = f"{sum(one.running for one in serving):,} of {some(sum(one.slots for one in serving), 'slot')}"
+    queues = list(dict.fromkeys(front.queue for front in fronts))
+    return Finding(
+        id="work-behind",
+        severity="info",
+        summary="due tasks wait for runners that are busy",
+        evidence=[*_by_name(fronts, "queue"), f"{slots} of the {some(len(serving), 'runner')} that could are taken"],
+        consequence="they start late; where more comes in than is done, later and later",
+        remedy="Nothing is broken. Where it lasts, start more runners, or let them run more at once (--concurrency).",
+        commands=[f"taskrunner start runner --queues {','.join(queues[:8])}"],
     )
 
 

@@ -133,6 +133,18 @@ SELECT f.queue, f.type, f.priority, f.id, f.crashes,
  ORDER BY f.maturity_at
 """
 
+# The queues that each of these runners has taken from since a minute or two: what it claimed, and what it ended. By
+# task_running, which is small, and task_stats_pkey, which begins with the minute.
+TAKEN = """
+SELECT t.runner_id, t.queue FROM taskrunner.task t
+ WHERE t.state = 'running' AND t.runner_id = ANY(%(runners)s::uuid[])
+   AND t.claimed_at > taskrunner.clock() - %(lately)s::interval
+UNION
+SELECT s.runner_id, s.queue FROM taskrunner.task_stats s
+ WHERE s.minute >= date_trunc('minute', taskrunner.clock() - %(lately)s::interval)
+   AND s.runner_id = ANY(%(runners)s::uuid[])
+"""
+
 PAUSED = """
 SELECT q.queue, extract(epoch FROM taskrunner.clock() - q.paused_at)::float8 AS seconds
   FROM taskrunner.queue_settings q WHERE q.paused

@@ -387,6 +387,25 @@ def test_due_tasks_that_nobody_takes_though_there_is_room_are_found(engine: Engi
     assert doctor()["work-unclaimed"].commands == [f"taskrunner why {id_}"]
 
 
+def test_due_tasks_that_wait_for_busy_runners_are_no_fault(engine: Engine, doctor: Doctor) -> None:
+    """A runner of short tasks shows room at many a heartbeat: what it takes tells that it is at work."""
+    runner = engine.join()
+    engine.add(3)
+    engine.conn.execute("UPDATE taskrunner.task SET maturity_at = now() - interval '10 minutes'")
+    assert "work-behind" not in doctor()
+    (claim,) = engine.claim(runner)
+    found = doctor()
+    assert found["work-behind"].severity == "info"
+    assert found["work-behind"].evidence[-1] == "0 of 100 slots of the 1 runner that could are taken"
+    assert "work-unclaimed" not in found
+    engine.finish(runner, claim)
+    assert "work-unclaimed" not in doctor(), "what it ended tells the same"
+    engine.conn.execute("UPDATE taskrunner.task_stats SET minute = minute - interval '1 hour'")
+    assert "work-unclaimed" in doctor()
+    engine.conn.execute("UPDATE taskrunner.runner SET running = slots")
+    assert {"work-behind", "work-unclaimed"} & doctor().keys() == {"work-behind"}
+
+
 def test_many_deaths_are_told(engine: Engine, doctor: Doctor) -> None:
     assert "dead-growing" not in doctor()
     engine.conn.execute(
