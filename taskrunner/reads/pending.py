@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from taskrunner.db import Op, Steps, scalar
@@ -13,8 +14,11 @@ from taskrunner.wording import listed, some, span
 ROOM = 1000
 """How many tasks that come first are counted, at most."""
 
-SOON = 2.0
-"""Seconds that a claim may take to come, by the runners' own looks."""
+SOON = 10.0
+"""Seconds that a claim may take to come: runners look by themselves, and tell every five how much they have to do."""
+
+LOCKED = timedelta(seconds=5)
+"""How long a row is locked at least before it is worth a word: claims and endings lock rows all the time."""
 
 
 class Serving(NamedTuple):
@@ -117,7 +121,7 @@ def _nobody_to_run(task: Task, runners: list[Serving]) -> Why | None:
 
 
 def _locked(task: Task) -> Steps[Why | None]:
-    rows = yield Op(sql.LOCKER, {"id": task.id}, list)
+    rows = yield Op(sql.LOCKER, {"id": task.id, "patience": LOCKED}, list)
     if not rows:
         return None
     pid, application, seconds = rows[0]
@@ -127,23 +131,27 @@ def _locked(task: Task) -> Steps[Why | None]:
         f"a transaction of {who} has its row locked"
         + (f", open for {span(seconds)}" if seconds is not None else "")
         + ": claims pass it over until that ends",
-        *([f'psql "$DATABASE_URL" -c "SELECT pg_terminate_backend({pid})"'] if pid else ["taskrunner doctor"]),
+        _ending(pid) if pid and seconds is not None else "taskrunner doctor",
         session=pid,
         application=application,
         open_seconds=seconds,
     )
 
 
+def _ending(pid: int) -> str:
+    return f'psql "$DATABASE_URL" -c "SELECT pg_terminate_backend({pid})"'
+
+
 def _suspect(task: Task) -> Steps[Why | None]:
-    if not task.crashes:
+    if not task.crashes or not (yield Op(sql.MAY, {}, list))[0][0]:
         return None
-    running = yield Op(sql.SUSPECTS, {}, scalar)
-    if not running:
+    taken, able = (yield Op(sql.SUSPECTS, {"queue": task.queue, "type": task.type}, list))[0]
+    if taken < able:
         return None
     return task.because(
         "suspect",
         f"it ran {some(task.crashes, 'time')} when its runner died: a runner runs one such task at a time, and "
-        f"{some(running, 'other one', 'other ones')} {'is' if running == 1 else 'are'} running",
+        f"{'the runner that could run it has one' if able == 1 else f'each of the {able} that could run it has one'}",
         f"taskrunner tasks show {task.id}",
         crashes=task.crashes,
         last_error=task.last_error,

@@ -23,14 +23,25 @@ SELECT has_column_privilege('taskrunner.runner', 'slots', 'SELECT') AS runners,
        has_column_privilege('taskrunner.queue_settings', 'paused_at', 'SELECT') AS settings
 """
 
-# The transaction that has the row locked says so in the row, while it is open. Any login may read pg_locks.
+# The transaction that has the row locked says so in the row, while it is open; any login may read pg_locks. Several
+# that share the row are a multixact there, a number of another kind, which may be that of anybody's transaction: only
+# who has locked rows of this table is believed. A claim has a row locked for milliseconds; since when others are at
+# it, not every login is told.
 LOCKER = """
 SELECT l.pid, coalesce(a.application_name, '') AS application,
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS open_seconds
+       extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS open_seconds
   FROM taskrunner.task t
   JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = t.xmax AND l.granted
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND p.transaction = l.transactionid
  WHERE t.id = %(id)s
+   AND EXISTS (SELECT FROM pg_locks r
+                WHERE r.virtualtransaction = l.virtualtransaction AND r.pid IS NOT DISTINCT FROM l.pid
+                  AND r.locktype = 'relation' AND r.relation = 'taskrunner.task'::regclass
+                  AND r.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                  AND r.mode <> 'AccessShareLock' AND r.granted)
+   AND coalesce(clock_timestamp() - coalesce(a.xact_start, p.prepared), taskrunner.clock() - t.maturity_at)
+       > %(patience)s::interval
  LIMIT 1
 """
 
@@ -112,8 +123,15 @@ WITH RECURSIVE step(tenant, place) AS (
 SELECT count(*) FROM step
 """
 
-# Tasks under way that have seen a runner die: each runner has one of them at a time. By task_running, which is small.
-SUSPECTS = "SELECT count(*) FROM taskrunner.task t WHERE t.state = 'running' AND t.crashes > 0"
+# Of the runners that could run the task, those that have one in hand that has seen a runner die, and all. By
+# task_running, which is small.
+SUSPECTS = """
+SELECT count(*) FILTER (WHERE EXISTS (SELECT FROM taskrunner.task t WHERE t.state = 'running' AND t.runner_id = r.id
+                                         AND t.crashes > 0)) AS taken, count(*) AS able
+  FROM taskrunner.runner r
+ WHERE r.lease_until > taskrunner.clock() AND r.kind = 'runner'
+   AND %(queue)s = ANY(r.queues) AND %(type)s = ANY(r.types)
+"""
 
 # The parents that a blocked task still waits for, or that will never succeed; by dependency_child and primary keys.
 PARENTS = """

@@ -16,7 +16,7 @@ from taskrunner import register_task, roles
 from taskrunner.api.app import create_app
 from taskrunner.cli import main
 from taskrunner.errors import NotFound
-from taskrunner.reads import Why, why
+from taskrunner.reads import Why, pending, why
 from taskrunner.settings import Settings
 from taskrunner.store import steering
 from taskrunner.store import task as store
@@ -94,8 +94,29 @@ def test_a_paused_queue_is_named_with_the_command_that_resumes_it(engine: Engine
     assert "paused, too" in asked(engine, later).answer
 
 
-def test_a_row_that_somebody_has_locked_is_told_with_his_session(engine: Engine) -> None:
+def test_a_row_that_has_been_locked_for_a_moment_accuses_nobody(engine: Engine) -> None:
+    """It is a claim, mostly: who looks while tasks run must not be told to end a runner's session."""
+    engine.join()
+    (id_,) = engine.add()
+    with holding(engine.url, "SELECT FROM taskrunner.task WHERE id = %s FOR UPDATE", id_):
+        assert reason(engine, id_) == "due"
+
+
+def test_of_a_row_that_several_have_locked_nobody_is_named(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row has a multixact's number then, which may be the number of anybody's transaction."""
+    monkeypatch.setattr(pending, "LOCKED", timedelta(0))
+    engine.join()
+    (id_,) = engine.add()
+    query = "SELECT FROM taskrunner.task WHERE id = %s FOR KEY SHARE"
+    with holding(engine.url, query, id_), holding(engine.url, query, id_):
+        assert reason(engine, id_) == "due"
+
+
+def test_a_row_that_somebody_has_locked_is_told_with_his_session(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also after he has written and not committed; and asking locks nothing."""
+    monkeypatch.setattr(pending, "LOCKED", timedelta(0))
     engine.join()
     (id_,) = engine.add()
     for query in ("SELECT FROM taskrunner.task WHERE id = %s FOR UPDATE", "DELETE FROM taskrunner.task WHERE id = %s"):
@@ -125,6 +146,8 @@ def test_a_task_that_should_long_have_been_claimed_sends_to_the_doctor(engine: E
     engine.join()
     (id_,) = engine.add()
     assert reason(engine, id_) == "due"
+    engine.conn.execute("UPDATE taskrunner.task SET maturity_at = now() - interval '7 s'")
+    assert reason(engine, id_) == "due", "how busy runners are is some seconds old"
     engine.conn.execute("UPDATE taskrunner.task SET maturity_at = now() - interval '1 minute'")
     found = asked(engine, id_)
     assert (found.reason, found.commands[0]) == ("unclaimed", "taskrunner doctor")
@@ -140,6 +163,11 @@ def test_a_suspect_waits_for_the_other_suspect(engine: Engine) -> None:
     found = asked(engine, waiting)
     assert found.reason == "suspect"
     assert "ran 1 time when its runner died" in found.answer
+    assert found.answer.endswith("the runner that could run it has one")
+    engine.join("Other")
+    assert reason(engine, waiting) == "suspect", "who does not know the type does not help"
+    engine.join()
+    assert reason(engine, waiting) != "suspect", "another one can take it"
 
 
 def test_in_a_fair_queue_the_tenants_that_take_turns_are_counted(engine: Engine) -> None:
