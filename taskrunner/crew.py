@@ -22,8 +22,8 @@ from taskrunner.effects import Effects
 from taskrunner.errors import LeaseLost
 from taskrunner.executors import Call, CallEnd, Executors, Handle
 from taskrunner.jsonvalue import dump_json
-from taskrunner.outbox import Outbox
-from taskrunner.outcome import Finish, Release, Transition, outcome_of
+from taskrunner.outbox import Outbox, end_of
+from taskrunner.outcome import Finish, Release, Transition
 from taskrunner.pace import Pace
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry
@@ -224,8 +224,7 @@ class Crew:
             tell(attempt, transition)
         if transition is None or stored:
             if transition is not None and events.heard(events.Stored):
-                end = events.StoredEnd(claim.queue, claim.type, outcome_of(transition), attempt.run_seconds)
-                events.emit(events.Stored, (end,))
+                events.emit(events.Stored, (end_of(attempt, transition),))
             self._settled(attempt)
         else:
             self.outbox.put(attempt, transition)

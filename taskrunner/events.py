@@ -73,12 +73,12 @@ class Settled:
 
 
 class StoredEnd(NamedTuple):
-    """One claim's end: `outcome` is as in the figures, or `snoozed` or `released`."""
+    """One claim's end: `outcome` is as in the figures, or `snoozed` or `released`; no seconds if it never ran."""
 
     queue: str
     type: str
     outcome: str
-    run_seconds: float
+    run_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

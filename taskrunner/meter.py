@@ -77,7 +77,8 @@ class Meter:
             if histogram is None:
                 place = place if len(self._runs) < MOST else ("other", "other")
                 histogram = self._runs.setdefault(place, _Histogram(BOUNDS))
-            histogram.add(one.run_seconds)
+            if one.run_seconds is not None:
+                histogram.add(one.run_seconds)
             self._ended[(*place, one.outcome)] += 1
 
     def collect(self) -> Iterator[Metric]:

@@ -258,14 +258,13 @@ class Outbox:
 
 
 def _tell_stored(letters: Sequence[Letter]) -> None:
-    claims = ((letter.attempt.claim, letter) for letter in letters)
-    events.emit(
-        events.Stored,
-        tuple(
-            events.StoredEnd(claim.queue, claim.type, outcome_of(letter.transition), letter.attempt.run_seconds)
-            for claim, letter in claims
-        ),
-    )
+    events.emit(events.Stored, tuple(end_of(letter.attempt, letter.transition) for letter in letters))
+
+
+def end_of(attempt: Attempt, transition: Transition) -> events.StoredEnd:
+    """Return what is told of an end that is stored."""
+    ran = None if attempt.started is None else attempt.run_seconds
+    return events.StoredEnd(attempt.claim.queue, attempt.claim.type, outcome_of(transition), ran)
 
 
 def _take(box: dict[int, Letter], letters: list[Letter]) -> list[Letter]:
