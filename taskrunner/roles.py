@@ -15,6 +15,7 @@ from psycopg import errors, sql
 from taskrunner.db import Op, Steps, connect, nothing, translated
 from taskrunner.errors import AccessDenied, Conflict, InvalidArgument, NotFound
 from taskrunner.statements import roles as statements
+from taskrunner.wording import first_line
 
 PREFIX = "taskrunner"
 """What the roles' names begin with if nothing is said."""
@@ -86,7 +87,7 @@ def _run(connection: psycopg.Connection[Any], text: str, prefix: str) -> None:
         connection.rollback()
         flag = "" if prefix == PREFIX else f" --role-prefix {prefix}"
         raise AccessDenied(
-            f"this login may not make the roles ({str(error.__cause__).splitlines()[0]}): give an administrator of the "
+            f"this login may not make the roles ({first_line(error.__cause__)}): give an administrator of the "
             f"server the script that `taskrunner migrate --roles{flag} --sql` prints, to be run in this database"
         ) from error
 

@@ -23,6 +23,11 @@ def some(count: int, noun: str, plural: str = "", *, bound: int | None = None) -
     return f"{least}{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def first_line(error: BaseException | None) -> str:
+    """Return what an error says, in one line; of one that says nothing its kind."""
+    return next((line for line in str(error or "").strip().splitlines()), type(error).__name__)
+
+
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Return names in a line, the first few."""
     more = len(names) - most

@@ -18,6 +18,7 @@ from taskrunner.doctor.values import SEVERITIES, Finding, Report, Unseen
 from taskrunner.errors import DatabaseUnreachable, SchemaBehind, TaskrunnerError
 from taskrunner.settings import Settings
 from taskrunner.statements import doctor as sql
+from taskrunner.wording import first_line
 
 CHECKS = (*server.CHECKS, *work.CHECKS, *fleet.CHECKS, *upkeep.CHECKS)
 
@@ -84,8 +85,7 @@ def _guarded(case: Case, name: str, made: list[str], look: Callable[[], list[Fin
     except DatabaseUnreachable:
         raise
     except (TaskrunnerError, psycopg.Error) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        case.unseen.append(Unseen(check=name, reason=reason))
+        case.unseen.append(Unseen(check=name, reason=first_line(error)))
         return []
     made.append(name)
     return found
@@ -100,7 +100,7 @@ def _schema(case: Case, conn: psycopg.Connection[Any]) -> tuple[bool, list[Findi
     except (TaskrunnerError, psycopg.Error) as error:
         if isinstance(error, DatabaseUnreachable):
             raise
-        case.unseen.append(Unseen(check="schema", reason=str(error).splitlines()[0]))
+        case.unseen.append(Unseen(check="schema", reason=first_line(error)))
         return True, []
     try:
         schema.check(current)

@@ -27,6 +27,7 @@ from taskrunner.states import State
 from taskrunner.top.desk import Desk, Sight
 from taskrunner.top.dialogues import Page, Question
 from taskrunner.top.tabs import KEYS, TABS, Row, Tab
+from taskrunner.wording import first_line
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class Top(App[None]):
                 try:
                     sight = await asyncio.to_thread(self._desk.look, tab.name)
                 except (TaskrunnerError, psycopg.Error, OSError) as error:
-                    self._trouble = str(error).splitlines()[0]
+                    self._trouble = first_line(error)
                 else:
                     self._trouble = ""
                     if tab is self._tab:
@@ -317,9 +318,9 @@ class Top(App[None]):
         try:
             value = await asyncio.to_thread(what)
         except DatabaseUnreachable as error:
-            self._trouble = str(error).splitlines()[0]
+            self._trouble = first_line(error)
         except (TaskrunnerError, psycopg.Error, OSError) as error:
-            self._said = f"refused: {str(error).splitlines()[0]}"
+            self._said = f"refused: {first_line(error)}"
         else:
             return value
         self._tell()

@@ -23,6 +23,7 @@ from psycopg import sql
 from taskrunner import events, register_task, roles, schema
 from taskrunner.api.app import create_app
 from taskrunner.cli import main
+from taskrunner.db import Op
 from taskrunner.doctor import Finding, Report, examine
 from taskrunner.embedded import Cluster
 from taskrunner.settings import Settings
@@ -231,6 +232,17 @@ def test_a_database_that_is_away_is_a_finding(doctor: Doctor, monkeypatch: pytes
     with pytest.raises(SystemExit) as left:
         main(["doctor"])
     assert left.value.code == 4
+
+
+def test_an_error_without_a_word_hides_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "CURRENT", Op("SELECT 1", {}, _wordless))
+    seen = report(engine.db.url)
+    assert ("schema", "InternalError") in {(each.check, each.reason) for each in seen.unseen}
+    assert "waiting" in seen.checks
+
+
+def _wordless(_: Any) -> Any:
+    raise psycopg.InternalError
 
 
 # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────────
