@@ -77,9 +77,10 @@ class TaskLog:
         if attempt.ended is not None:
             return
         try:
-            entry = _Entry(time.monotonic(), record.levelname.lower()[:20], _cut(attempt.veiled(_text(record))))
+            text = _cut(attempt.veiled(_text(record)))
         except Exception:  # what is logged may be anything, and raise anything when it is to become text
-            entry = _Entry(time.monotonic(), record.levelname.lower()[:20], "<a line that cannot be written as text>")
+            text = "<a line that cannot be written as text>"
+        entry = _Entry(time.monotonic(), _level(record), text)
         with self._adding:
             run = self._runs.get(attempt)
             if run is None:
@@ -107,7 +108,7 @@ class TaskLog:
             batch = [self._waiting[place] for place in range(min(BATCH, len(self._waiting)))]
             try:
                 await pump(keep(_lines(batch)))
-            except (psycopg.DataError, psycopg.IntegrityError) as error:
+            except (psycopg.DataError, psycopg.IntegrityError, UnicodeError) as error:
                 log.warning("%d log lines of tasks are refused and dropped: %s", len(batch), error)
             except (TaskrunnerError, psycopg.Error, OSError) as error:
                 log.debug("log lines of tasks wait: %s", error)
@@ -147,6 +148,12 @@ def _lines(batch: list[_Waiting]) -> list[Line]:
         Line(claim.id, claim.tenant, claim.claim_no, now - entry.at, entry.level, entry.text)
         for claim, entry in ((attempt.claim, entry) for attempt, entry in batch)
     ]
+
+
+def _level(record: logging.LogRecord) -> str:
+    """Return the level's name, which anybody may choose, such as any database takes it."""
+    name = record.levelname if isinstance(record.levelname, str) else logging.getLevelName(record.levelno)
+    return _UNSTORABLE.sub("\ufffd", name.lower()[:20])
 
 
 def _text(record: logging.LogRecord) -> str:

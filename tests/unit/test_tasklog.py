@@ -103,3 +103,17 @@ async def test_memory_is_bounded_and_what_is_dropped_is_counted(monkeypatch: pyt
     say(log, again, "room again")
     await log.store(database)
     assert database.lines[-1] == "room again"
+
+
+@pytest.mark.parametrize("name", ["HALF\ud800", "NUL\0", 7])
+async def test_a_level_may_be_called_anything(name: Any) -> None:
+    log, stored = TaskLog(8), list[str]()
+    record = logging.LogRecord("x", logging.INFO, "", 0, "odd", (), None)
+    record.levelname = name
+    log.add(attempt(1), record)
+
+    async def pump(op: Op[None]) -> None:
+        stored.extend(level.encode().decode() for level in op.params["levels"])
+
+    await log.store(pump)
+    assert stored == ["info" if name == 7 else name[:-1].lower() + "\ufffd"]
