@@ -59,13 +59,14 @@ SELECT s.slot_name::text AS slot, age(s.xmin) AS transactions
 """
 
 # Transactions that have locked rows of tasks, or may have: the mode of the table's lock tells, any login may read it.
+# Readers lock no rows, nor do VACUUM, ANALYZE and CREATE INDEX CONCURRENTLY (ShareUpdateExclusiveLock).
 HOLDERS = """
 SELECT DISTINCT a.pid, coalesce(a.usename, '')::text AS login, a.application_name, coalesce(a.state, '') AS state,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS open_seconds
   FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
  WHERE l.locktype = 'relation' AND l.relation = 'taskrunner.task'::regclass AND l.granted
    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-   AND l.mode <> 'AccessShareLock' AND l.pid <> pg_backend_pid()
+   AND l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock') AND l.pid <> pg_backend_pid()
    AND a.xact_start < clock_timestamp() - %(patience)s::interval
    AND coalesce(a.backend_type, '') <> 'autovacuum worker'
  ORDER BY open_seconds DESC LIMIT 20

@@ -29,7 +29,7 @@ from taskrunner.embedded import Cluster
 from taskrunner.settings import Settings
 from taskrunner.task import Task
 from taskrunner.testing.database import Database
-from tests.engine import Engine
+from tests.engine import Engine, holding
 from tests.pooler import pooler
 from tests.processes import ROOT, eventually
 from tests.roles import Roles, name_of, roles_of
@@ -113,6 +113,11 @@ def test_a_transaction_that_has_tasks_locked_is_named(engine: Engine, doctor: Do
         assert f"pid {conn.info.backend_pid} 'by hand'" in found.evidence[0]
         mend(engine, found)
         eventually(lambda: "tasks-locked" not in doctor())
+
+
+def test_who_only_analyzes_the_table_is_in_nobodys_way(engine: Engine, doctor: Doctor) -> None:
+    with holding(engine.url, "ANALYZE taskrunner.task"):
+        assert "tasks-locked" not in doctor()
 
 
 def test_dead_rows_and_an_autovacuum_that_is_off_are_found(engine: Engine, doctor: Doctor) -> None:
