@@ -88,6 +88,7 @@ class Outbox:
         self._special: dict[int, Letter] = {}
         self._at_once = BATCH  # slow endings in one transaction: fewer while it meets locks
         self._stuck: list[tuple[float, Letter]] = []
+        self._back: list[Due] = []  # pending again, and nobody has been told
 
     def __len__(self) -> int:
         """How many letters wait to be taken."""
@@ -134,28 +135,32 @@ class Outbox:
     async def write_others(self, pump: Pump, runner_id: UUID) -> list[Due]:
         """Write retries, snoozes, burials and releases; returns what is pending again, and tells the runners."""
         self._unstick()
-        back: list[Due] = []
         for kind in (Retry, SnoozeFor, Bury, Release) if self._others else ():
             chosen = [letter for letter in self._others.values() if isinstance(letter.transition, kind)][:BATCH]
             if chosen:
-                back += await self._write(pump, runner_id, kind, _take(self._others, chosen))
+                await self._write(pump, runner_id, kind, _take(self._others, chosen))
         while self._special:
             chosen = [letter for letter in self._special.values() if not letter.hurried] or list(self._special.values())
-            back += await self._write_special(pump, runner_id, _take(self._special, chosen[: self._at_once]))
-        if soon := [task for task in back if task.due_in < _SOON]:
-            await pump(store.announce(soon))
+            await self._write_special(pump, runner_id, _take(self._special, chosen[: self._at_once]))
+        back, self._back = self._back, []
+        try:
+            if soon := [task for task in back if task.due_in < _SOON]:
+                await pump(store.announce(soon))
+        except BaseException:
+            self._back += back
+            raise
         return back
 
-    async def _write(self, pump: Pump, runner_id: UUID, kind: type, letters: Sequence[Letter]) -> list[Due]:
+    async def _write(self, pump: Pump, runner_id: UUID, kind: type, letters: Sequence[Letter]) -> None:
         async def write(endings: Sequence[Ending]) -> Closed:
             if kind is Bury:
                 return Closed(list(await pump(store.bury(runner_id, endings))), [])
             due = await pump(_OPS[kind](runner_id, endings))
             return Closed([task.id for task in due], due)
 
-        return await self._send(pump, runner_id, letters, write)
+        await self._send(pump, runner_id, letters, write)
 
-    async def _write_special(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter]) -> list[Due]:
+    async def _write_special(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter]) -> None:
         """End what has children or a successor. A lock on a child is waited for once, by the batch that meets it."""
         work = slow.end_free if letters[0].hurried else slow.end_many
 
@@ -164,16 +169,18 @@ class Outbox:
             return closed
 
         try:
-            due = await self._send(pump, runner_id, letters, write)
+            await self._send(pump, runner_id, letters, write)
         except (LockNotAvailable, DeadlockDetected):
             self._at_once = max(1, len(letters) // 2)
-            return []
-        self._at_once = min(BATCH, 2 * self._at_once)
-        return due
+        else:
+            self._at_once = min(BATCH, 2 * self._at_once)
 
-    async def _send(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter], write: _Write) -> list[Due]:
-        """Write a batch; where the database refuses a value of it, halves, until the task that it is of is alone."""
-        waiting, due = [letters], list[Due]()
+    async def _send(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter], write: _Write) -> None:
+        """Write a batch; where the database refuses a value of it, halves, until the task that it is of is alone.
+
+        What is pending again with a part is told of also if a later part fails: with the next call then.
+        """
+        waiting = [letters]
         while waiting:
             batch = waiting.pop()
             endings = [letter.ending() for letter in batch]
@@ -193,13 +200,12 @@ class Outbox:
                 (self._stick if locked else self.put_back)(unwritten)
                 raise
             events.fail_point("after_finish")
-            due += closed.due
+            self._back += closed.due
             try:
                 await self._sort(pump, runner_id, batch, {ending.id for ending in endings} - set(closed.ids))
             except BaseException:
                 self.put_back([letter for rest in waiting for letter in rest])
                 raise
-        return due
 
     def refused(self, letters: Sequence[Letter]) -> None:
         """Of what a cycle took the database refuses a value: the slow way finds out of which task."""

@@ -173,6 +173,29 @@ async def test_a_finish_that_is_refused_stops_no_claim_and_no_other_finish(engin
             assert running.runs(ids[7]) == 1
 
 
+async def test_what_is_pending_again_is_told_also_if_the_rest_of_its_batch_fails(engine: Engine) -> None:
+    """Else nobody would be woken, and this runner's floors would hide it until the next survey."""
+    ids = engine.add(2)
+    runner = engine.join()
+    first, second = engine.claim(runner, 2)
+    outbox = Outbox(lambda _: None)
+    link = Link(engine.url, name="test")
+    wire = Wire(link)
+    try:
+        outbox.put(Attempt(first, HOST), Retry(timedelta(), {"message": "no"}))
+        outbox.put(Attempt(second, HOST), Release())
+        wire.meanwhile.append(
+            lambda: setattr(wire, "loses", True)
+        )  # with the second write: the last one is popped first
+        wire.meanwhile.append(lambda: None)
+        with pytest.raises(DatabaseUnreachable):
+            await outbox.write_others(wire, runner)
+        back = await outbox.write_others(wire, runner)
+    finally:
+        await link.close()
+    assert first.id in {task.id for task in back} <= set(ids)
+
+
 async def _deliver(outbox: Outbox, wire: Wire, runner: UUID) -> None:
     letters = outbox.take()
     cycled = await wire(store.cycle(Cycle(runner, [letter.ending() for letter in letters])))
