@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -23,7 +23,6 @@ from prometheus_client.utils import floatToGoString
 
 from taskrunner import events
 from taskrunner.buckets import BOUNDS
-from taskrunner.errors import ConfigError
 from taskrunner.settings import Settings
 
 log = logging.getLogger("taskrunner.runner")
@@ -33,6 +32,9 @@ MOST = 100
 
 CYCLES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Upper bounds, in seconds, of the buckets that round trips to the database are counted in."""
+
+AGAIN = 5.0
+"""Seconds after which a port that is taken is tried again."""
 
 _App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -141,35 +143,61 @@ class _Histogram:
 
 @contextmanager
 def metered(runner: Busy, settings: Settings, place: int = 0) -> Iterator[str]:
-    """Serve the runner's metrics while inside, from a thread; yields the address.
+    """Serve the runner's metrics while inside, from a thread; yields the address, or nothing while that is taken.
 
-    The first runner of a supervisor has the port of the settings, the next ones those after it. Raises: `ConfigError`
-    where the port cannot be had.
+    The first runner of a supervisor has the port of the settings, the next ones those after it. A port that cannot be
+    had stops no task: the log says so, and it is tried again.
     """
     meter, registry = Meter(runner), CollectorRegistry()
     registry.register(meter)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
-    port = settings.metrics_port or 0
-    app = _guarded(make_wsgi_app(registry), settings)
-    try:
-        server = make_server(settings.metrics_host, port + place if port else 0, app, _Server, _Quiet)
-    except OSError as error:
-        raise ConfigError(
-            f"a runner's metrics cannot have {settings.metrics_host} port {port + place}: {error.strerror}; "
-            "choose another TASKRUNNER_METRICS_PORT"
-        ) from error
-    with server, meter.listening():
-        thread = threading.Thread(target=server.serve_forever, name="taskrunner metrics", daemon=True)
+    given = settings.metrics_port or 0
+    port = _Port(settings.metrics_host, given + place if given else 0, _guarded(make_wsgi_app(registry), settings))
+    with meter.listening():
+        thread = threading.Thread(target=port.serve, name="taskrunner metrics", daemon=True)
         thread.start()
-        host, given = server.server_address[:2]
-        address = f"http://{host!s}:{given}/metrics"
-        log.info("this runner's metrics are at %s", address)
         try:
-            yield address
+            yield port.address
         finally:
-            server.shutdown()
+            port.closing.set()
             thread.join()
+
+
+class _Port:
+    """The address that metrics are told at, once it can be had."""
+
+    def __init__(self, host: str, port: int, app: _App) -> None:
+        self._host, self._port, self._app = host, port, app
+        self.closing = threading.Event()
+        self.address = ""
+        self._server = self._open(first=True)
+
+    def serve(self) -> None:
+        """Answer until it is closing; an address that is taken is tried again."""
+        while not self.closing.is_set():
+            if self._server is not None:
+                self._server.handle_request()
+            elif not self.closing.wait(AGAIN):
+                self._server = self._open()
+        if self._server is not None:
+            self._server.server_close()
+
+    def _open(self, *, first: bool = False) -> _Server | None:
+        try:
+            server = make_server(self._host, self._port, self._app, _Server, _Quiet)
+        except (OSError, OverflowError) as error:
+            if first:
+                log.error(
+                    "this runner works without metrics: %s port %d cannot be had: %s; free it, and it is taken within "
+                    "%.0f s, or choose another TASKRUNNER_METRICS_PORT and restart",
+                    self._host, self._port, getattr(error, "strerror", None) or error, AGAIN,
+                )  # fmt: skip
+            return None
+        host, given = server.server_address[:2]
+        self.address = f"http://{host!s}:{given}/metrics"
+        log.info("this runner's metrics are at %s", self.address)
+        return server
 
 
 def _guarded(app: Any, settings: Settings) -> _App:
@@ -191,6 +219,14 @@ def _guarded(app: Any, settings: Settings) -> _App:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    timeout = 0.5  # seconds that `handle_request` waits for one
+
+    def server_bind(self) -> None:
+        """Bind without looking up who this is: http.server asks the DNS, and starting would wait for its answer."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
 
 
 class _Quiet(WSGIRequestHandler):

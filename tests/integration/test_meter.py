@@ -7,17 +7,19 @@ import re
 import socket
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from taskrunner import events, register_task
 from taskrunner import meter as meter_module
-from taskrunner.errors import ConfigError
 from taskrunner.meter import metered
 from taskrunner.settings import Settings
 from taskrunner.task import Task
 from tests.engine import Engine
+from tests.processes import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -85,15 +87,44 @@ async def test_where_there_are_tokens_one_is_asked_for(engine: Engine) -> None:
                 assert ("taskrunner_runner_slots",) in await asyncio.to_thread(scraped, address, right)
 
 
-async def test_a_port_that_is_taken_is_named_with_the_remedy(engine: Engine) -> None:
+async def test_a_port_that_is_taken_stops_no_runner_is_told_with_the_remedy_and_taken_when_it_is_free(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(meter_module, "AGAIN", 0.05)
     async with engine.running() as running:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            with (
-                pytest.raises(ConfigError, match=f"port {port}.*TASKRUNNER_METRICS_PORT"),
-                metered(running.runner, Settings(metrics_port=port)),
-            ):
-                pass
+        with ExitStack() as taken:
+            port = taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            with metered(running.runner, Settings(metrics_port=port)) as address:
+                assert address == ""
+                assert f"127.0.0.1 port {port} cannot be had: Address already in use" in caplog.text
+                assert "TASKRUNNER_METRICS_PORT" in caplog.text
+                taken.close()
+                address = f"http://127.0.0.1:{port}/metrics"
+                found = await asyncio.to_thread(eventually, partial(_scraped_or_none, address), "that it is taken")
+                assert ("taskrunner_runner_slots",) in found
+
+
+def _scraped_or_none(address: str) -> dict[tuple[str, ...], float] | None:
+    try:
+        return scraped(address)
+    except OSError:
+        return None
+
+
+async def test_a_place_beyond_the_last_port_stops_no_runner_either(engine: Engine) -> None:
+    async with engine.running() as running:
+        with metered(running.runner, Settings(metrics_port=65535), place=1) as address:
+            assert address == ""
+
+
+async def test_starting_asks_no_name_server_who_it_is(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object) -> str:
+        raise AssertionError("a look-up that may take half a minute")
+
+    monkeypatch.setattr(socket, "getfqdn", asked)
+    async with engine.running() as running:
+        with metered(running.runner, Settings(metrics_port=0)) as address:
+            assert ("taskrunner_runner_slots",) in await asyncio.to_thread(scraped, address)
 
 
 async def test_without_a_meter_nobody_counts(engine: Engine) -> None:
