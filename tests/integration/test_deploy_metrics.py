@@ -82,6 +82,11 @@ def test_every_query_is_well_formed() -> None:
         assert not waiting, f"{place}: {expression}"
 
 
+def test_that_nobody_is_scraped_is_told_by_the_one_series_that_is_always_there() -> None:
+    """Without any series every other rule is silent; with the database away `taskrunner_up` is there, and 0."""
+    assert [absent for rule in alerts() for absent in re.findall(r"absent\((.*)\)", rule["expr"])] == ["taskrunner_up"]
+
+
 def test_every_alert_says_how_bad_what_and_what_to_do() -> None:
     names = [rule["alert"] for rule in alerts()]
     assert len(set(names)) == len(names) >= 10
