@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from pydantic_core import to_json
 from rich.console import Group, RenderableType
@@ -14,7 +15,7 @@ from taskrunner.console.follow import progress_words
 from taskrunner.console.lists import STYLES
 from taskrunner.console.terminal import cell, table
 from taskrunner.console.words import span, stamp
-from taskrunner.reads import DeadView, TaskView
+from taskrunner.reads import DeadView, TaskDetail, TaskView
 
 _SHOWN = 3
 """Errors with their tracebacks, the last ones."""
@@ -49,6 +50,7 @@ def _facts(task: TaskView) -> Iterator[tuple[str, Text]]:
             yield name.replace("_", " "), _cell(stamp(instant))
     if task.started_at is not None and task.finished_at is not None:
         yield "took", _cell(span((task.finished_at - task.started_at).total_seconds()))
+    yield from _family(task)
     if task.runner_id is not None:
         yield "runner", _cell(task.runner_id)
     if task.progress is not None:
@@ -56,6 +58,21 @@ def _facts(task: TaskView) -> Iterator[tuple[str, Text]]:
     for name in ("result", "meta"):
         if (value := getattr(task, name)) not in (None, {}):
             yield name, _cell(_json(value))
+
+
+def _family(task: TaskView) -> Iterator[tuple[str, Text]]:
+    if isinstance(task, TaskDetail):
+        yield from _some_of("parents", task.parents, task.parents_count)
+        yield from _some_of("children", task.children, task.children_count)
+
+
+def _some_of(name: str, ids: Sequence[UUID], count: int) -> Iterator[tuple[str, Text]]:
+    first = ids[:3]
+    if first:
+        yield (
+            name,
+            _cell(", ".join(map(str, first)) + (f" and {count - len(first):,} more" if count > len(first) else "")),
+        )
 
 
 def _when(text: object) -> str:

@@ -13,14 +13,16 @@ from taskrunner.reads.views import TaskView
 from taskrunner.statements import flow as sql
 
 MOST = 500
-"""Tasks of a flow that are read, those that are nearest to the one that is looked at."""
+"""Tasks of a flow that are read, those that are nearest to the one that is looked at; also parents, and children."""
 
 
 class TaskDetail(TaskView):
-    """A task and the ids of those that it waits for, or waited for, and of those that wait for it."""
+    """A task and the ids of those that it waits for, or waited for, and of those that wait for it: the first 500."""
 
     parents: list[UUID]
     children: list[UUID]
+    parents_count: int = 0
+    children_count: int = 0
 
 
 class FlowTask(NamedTuple):
@@ -46,13 +48,14 @@ class FlowView(BaseModel):
 
 
 def detail(task: TaskView) -> Steps[TaskDetail]:
-    """Return the task with its parents and children."""
-    pairs = yield Op(sql.FAMILY, {"id": task.id}, list)
-    return TaskDetail(
-        **dict(task),
-        parents=[parent for parent, child in pairs if child == task.id],
-        children=[child for parent, child in pairs if parent == task.id],
-    )
+    """Return the task with the first of its parents and children, and how many it has of each."""
+    pairs = yield Op(sql.FAMILY, {"id": task.id, "most": MOST}, list)
+    parents = [parent for parent, child in pairs if child == task.id]
+    children = [child for parent, child in pairs if parent == task.id]
+    sizes = len(parents), len(children)
+    if MOST in sizes:
+        sizes = (yield Op(sql.FAMILY_SIZE, {"id": task.id}, list))[0]
+    return TaskDetail(**dict(task), parents=parents, children=children, parents_count=sizes[0], children_count=sizes[1])
 
 
 def flow(id_: UUID) -> Steps[FlowView]:

@@ -191,10 +191,18 @@ SELECT d.child_id, count(*)::int AS count
 
 # ── shown ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+# Its parents, by dependency_child, and its children, by the primary key: so many of each.
 FAMILY = """
-SELECT d.parent_id, d.child_id FROM taskrunner.dependency d
- WHERE d.parent_id = %(id)s OR d.child_id = %(id)s
- ORDER BY d.parent_id, d.child_id
+(SELECT d.parent_id, d.child_id FROM taskrunner.dependency d
+  WHERE d.child_id = %(id)s ORDER BY d.parent_id LIMIT %(most)s)
+UNION ALL
+(SELECT d.parent_id, d.child_id FROM taskrunner.dependency d
+  WHERE d.parent_id = %(id)s ORDER BY d.child_id LIMIT %(most)s)
+"""
+
+FAMILY_SIZE = """
+SELECT (SELECT count(*) FROM taskrunner.dependency d WHERE d.child_id = %(id)s) AS parents,
+       (SELECT count(*) FROM taskrunner.dependency d WHERE d.parent_id = %(id)s) AS children
 """
 
 EDGES = """

@@ -354,6 +354,21 @@ async def test_a_task_is_shown_with_its_parents_and_children(
     assert [(task["parents"], task["children"]) for task in shown] == [([], [child]), ([parent], [])]
 
 
+async def test_of_very_many_children_the_first_are_shown_and_all_are_counted(
+    api: httpx.AsyncClient, conn: psycopg.Connection[Any]
+) -> None:
+    parent = await add(api)
+    conn.execute(
+        "INSERT INTO taskrunner.dependency (parent_id, child_id)"
+        " SELECT %s, gen_random_uuid() FROM generate_series(1, 600)",
+        [parent],
+    )
+    shown = (await api.get(f"/tasks/{parent}")).json()
+    assert (len(shown["children"]), shown["children_count"], shown["parents_count"]) == (500, 600, 0)
+    assert shown["children"] == sorted(shown["children"])
+    assert "After it come 600 tasks: 500 that are read, and 100 more." in (await api.get(f"/ui/tasks/{parent}")).text
+
+
 async def test_a_task_is_shown_in_every_state(api: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:
     """SPEC OPS 49: the fields of `tasks show`."""
     done, dead = await add(api), await add(api)
@@ -366,7 +381,7 @@ async def test_a_task_is_shown_in_every_state(api: httpx.AsyncClient, conn: psyc
     assert list(shown) == [
         "id", "type", "queue", "tenant", "state", "priority", "payload", "tries", "crashes", "maturity_at",
         "created_at", "started_at", "finished_at", "runner_id", "errors", "result", "progress", "meta",
-        "parents", "children",
+        "parents", "children", "parents_count", "children_count",
     ]  # fmt: skip
 
 

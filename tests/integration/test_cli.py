@@ -288,7 +288,7 @@ def test_a_shown_task_has_exactly_the_documented_fields(cli: Cli) -> None:
     assert list(shown) == [
         "id", "type", "queue", "tenant", "state", "priority", "payload", "tries", "crashes", "maturity_at",
         "created_at", "started_at", "finished_at", "runner_id", "errors", "result", "progress", "meta",
-        "parents", "children",
+        "parents", "children", "parents_count", "children_count",
     ]  # fmt: skip
 
 
@@ -781,6 +781,9 @@ def test_a_flow_is_drawn_cancelled_and_retried_by_one_of_its_tasks(taskrunner_db
     shown = cli("tasks", "show", last, "--json").json()
     assert (shown["parents"], shown["children"]) == (sorted(map(str, parts)), [])
     assert cli("tasks", "show", first, "--json").json()["children"] == sorted(map(str, parts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taskrunner.reads.flows.MOST", 1)
+        assert f"and {len(parts) - 1} more" in " ".join(cli("tasks", "show", first).out.split())
     drawn = cli("tasks", "show", last).out
     flow = drawn[drawn.index("flow of 10 tasks") :].splitlines()
     assert flow[1] == f"└── SendEmail {first} pending"

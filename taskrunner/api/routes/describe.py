@@ -20,7 +20,7 @@ def example(body: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
 
 
 TASK_EXAMPLE = example(EXAMPLE_TASK)
-DETAIL_EXAMPLE = example({**EXAMPLE_TASK, "parents": [], "children": []})
+DETAIL_EXAMPLE = example({**EXAMPLE_TASK, "parents": [], "children": [], "parents_count": 0, "children_count": 0})
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
