@@ -142,7 +142,9 @@ class _RunnerService:
         telling = asyncio.create_task(self._tell())
         try:
             with self._metered():
-                return await self._runner.run()
+                strays = await self._runner.run()
+            self._line.say("drained", ended=self._runner.drained.ended, released=self._runner.drained.released)
+            return strays
         finally:
             telling.cancel()
 

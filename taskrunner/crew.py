@@ -66,6 +66,7 @@ class Crew:
         self.progress: dict[tuple[UUID, int], str] = {}
         self.lines, self.keep_level = TaskLog(settings.task_log_lines), level_number(settings.task_log)
         self.rests_until = 0.0
+        self.ends = self.releases = 0
         self._held: dict[int, Attempt] = {}  # by the integer of the id: UUIDs hash in Python
         self._ready: deque[Attempt] = deque()
         self._filling = False
@@ -222,6 +223,10 @@ class Crew:
         events.emit(events.Ended, claim.id, claim.claim_no, type(transition).__name__)
         if transition is not None:
             tell(attempt, transition)
+            if isinstance(transition, Release):
+                self.releases += 1
+            else:
+                self.ends += 1
         if transition is None or stored:
             if transition is not None and events.heard(events.Stored):
                 events.emit(events.Stored, (end_of(attempt, transition),))

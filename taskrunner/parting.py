@@ -1,12 +1,28 @@
-"""How asyncio tasks of our own are ended: a cancel is repeated until it is heeded."""
+"""How things end here: asyncio tasks by a cancel that is repeated until it is heeded, a drain with a closing line."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
+
+from taskrunner.wording import some
 
 _AGAIN = 0.2  # seconds
+
+
+class Drained(NamedTuple):
+    """What became of the claims that were there when a drain began."""
+
+    ended: int = 0
+    released: int = 0
+
+    def __str__(self) -> str:
+        return f"{some(self.ended, 'task')} ended, {self.released:,} released"
+
+    def plus(self, ended: int, released: int) -> Drained:
+        """Add what became of others."""
+        return Drained(self.ended + ended, self.released + released)
 
 
 async def part(tasks: Iterable[asyncio.Task[Any]], *, patience: float = 5.0) -> None:

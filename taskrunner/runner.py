@@ -33,7 +33,7 @@ from taskrunner.effects import Effects
 from taskrunner.errors import TaskrunnerError
 from taskrunner.leases import Heart, Lease, Rescuer
 from taskrunner.outcome import Release
-from taskrunner.parting import part
+from taskrunner.parting import Drained, part
 from taskrunner.prospects import Prospects
 from taskrunner.recorder import Recorder
 from taskrunner.registry import Registry
@@ -89,6 +89,8 @@ class Runner:
         self._wake = asyncio.Event()
         self._draining = self._asked = False
         self._deadline = float("inf")  # of the drain, by monotonic time
+        self._before: Drained | None = None
+        self.drained = Drained()
         self._doubted = 0.0
         self._pulse = Pulse(self.id)
 
@@ -131,6 +133,8 @@ class Runner:
             if heart is not None:
                 heart.stop()
             await self._leave()
+        if self._draining:
+            log.info("runner %s has drained: %s", self.id, self.drained)
         return await self._crew.close()
 
     def stop(self, grace: timedelta | None = None) -> None:
@@ -143,6 +147,8 @@ class Runner:
 
     def _drain(self) -> None:
         """What waits for a slot goes back at once, and what still comes."""
+        if self._before is None:
+            self._before = self._so_far(Drained())
         if self.joined.is_set():
             self._cycles.refusing = True
             self._crew.give_back(Release())
@@ -184,11 +190,16 @@ class Runner:
         rescuing = [] if self._ties.beaten else [self._rescue_on()]  # a supervisor's heartbeat tells it who has died
         return [*listening, *rescuing, self._watch_lease(), self._look_after_tasks(), self._keep_lines()]
 
+    def _so_far(self, before: Drained) -> Drained:
+        crew: Crew | None = getattr(self, "_crew", None)  # a signal may come before it has begun
+        return Drained(crew.ends - before.ended, crew.releases - before.released) if crew is not None else before
+
     async def _leave(self) -> None:
+        self.drained = self._so_far(self._before or Drained())
         with suppress(*_FAILURES, TimeoutError):
             async with asyncio.timeout(0.5):
                 if self.joined.is_set():
-                    await self._release_all()
+                    self.drained = self.drained.plus(0, await self._release_all())
                     await self._cycles.run(runner_store.leave([self.id]))
         with suppress(*_FAILURES, TimeoutError):
             async with asyncio.timeout(0.5):
@@ -198,9 +209,9 @@ class Runner:
         await self._cycles.close()
         await self._aside.close()
 
-    async def _release_all(self) -> None:
+    async def _release_all(self) -> int:
         """Hand back what still carries our id: tasks that did not heed their stop, claims whose reply was lost."""
-        await self._cycles.run(store.release_unknown(self.id, ()))
+        return len(await self._cycles.run(store.release_unknown(self.id, ())))
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 

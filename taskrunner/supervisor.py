@@ -31,7 +31,7 @@ from taskrunner.control import Line, settings_to_json
 from taskrunner.db import Link, schema_name
 from taskrunner.errors import ConfigError, TaskrunnerError
 from taskrunner.leases import Rescuer, rescue_of
-from taskrunner.parting import part
+from taskrunner.parting import Drained, part
 from taskrunner.recorder import Recorder
 from taskrunner.settings import Settings
 from taskrunner.store import runner as store
@@ -60,11 +60,12 @@ class Child:
         self.runner_id: UUID | None = None
         self.ready = False
         self.pulse = Pulse(UUID(int=0))
+        self.drained = Drained()
         self.recorder: Recorder | None = None
 
     async def start(self) -> None:
         """Start a fresh process and tell it how to run. Raises: OSError when the system has no room for it."""
-        self.ready, self.runner_id = False, None
+        self.ready, self.runner_id, self.drained = False, None, Drained()
         ours, theirs = socket.socketpair()
         with theirs:
             loop = "uvloop" if self._settings.uvloop else "asyncio"
@@ -102,6 +103,8 @@ class Child:
                     self.runner_id = UUID(message["id"])
             elif message["kind"] == "pulse" and self.runner_id is not None:
                 self.pulse = Pulse(self.runner_id, message["running"], message["strays"])
+            elif message["kind"] == "drained":
+                self.drained = Drained(message["ended"], message["released"])
 
     def beats(self) -> bool:
         """Whether its heart is to be beaten for: a runner that has joined, lives and is not stopped."""
@@ -154,6 +157,7 @@ class Supervisor:
             helpers.append(asyncio.create_task(self._rescue_on()))
         try:
             await asyncio.gather(*(self._keep(child) for child in self._children))
+            self._tell_drained()
         finally:
             await part(helpers)
             await self._link.close()
@@ -178,6 +182,11 @@ class Supervisor:
         self._stopping.set()
         for child in self._children:
             child.send(signal.SIGTERM)
+
+    def _tell_drained(self) -> None:
+        runners = [child for child in self._children if child.kind == "runner"]
+        total = Drained(sum(one.drained.ended for one in runners), sum(one.drained.released for one in runners))
+        log.info("drained: %s" if runners else "drained", *([total] if runners else []))
 
     def _give_up(self, code: int) -> None:
         self._code = self._code or code
@@ -257,7 +266,8 @@ class Supervisor:
         with suppress(*_FAILURES, TimeoutError):
             async with asyncio.timeout(0.5 if self._stopping.is_set() else 5.0):
                 if self._stopping.is_set() and code != 0:
-                    await self._link.run(task_store.release_unknown(child.runner_id, ()))
+                    released = await self._link.run(task_store.release_unknown(child.runner_id, ()))
+                    child.drained = child.drained.plus(0, len(released))
                 await rescue_of(self._link.run, child.runner_id, started, self._settings.crash_limit)
                 self._died.set()  # a claim of the child's may still be on its way
 

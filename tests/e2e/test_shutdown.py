@@ -40,6 +40,7 @@ def test_a_signal_lets_what_runs_finish_and_claims_nothing_further(world: World,
     assert group.wait() == 0
     assert {world.row(id_).state for id_ in running} == {"succeeded"}
     assert {world.row(id_).state for id_ in late} == {"pending"}
+    assert group.log.count("drained: 2 tasks ended, 0 released") == 2, "by the runner and by its supervisor"
     assert world.value("SELECT count(*) FROM taskrunner.runner") == 0
     assert world.fleet.survivors() == []
 
@@ -52,6 +53,7 @@ def test_past_the_grace_period_tasks_are_released_unchanged_and_run_elsewhere(wo
         world.running(id_)
     group.signal(signal.SIGTERM)
     assert group.wait() == 0
+    assert "drained: 0 tasks ended, 3 released" in group.log
     assert world.fleet.survivors() == []
     for id_ in ids:
         row = world.row(id_)
