@@ -74,11 +74,24 @@ def parse(text: str, now: datetime) -> dict[str, Any]:
 
 def spell(fields: Mapping[str, Any]) -> str:
     """Return the search that `parse` reads as these fields; fields that a search has no word for are left out."""
-    words = [f"{word}:{_quoted(_text(fields[name]))}" for word, name in WORDS.items() if fields.get(name) is not None]
-    for term in fields.get("where") or ():
-        path, _, value = term.partition(":")
-        words.append(_quoted(path) + ":" + _quoted(value))
+    words = [term(word, _text(fields[name])) for word, name in WORDS.items() if fields.get(name) is not None]
+    for where in fields.get("where") or ():
+        path, _, value = where.partition(":")
+        words.append(term(path, value))
     return " ".join([*words, *map(str, fields.get("ids") or ())])
+
+
+def term(name: str, value: str) -> str:
+    """Return one word of a search, with quotes where it needs them."""
+    return f"{quoted(name)}:{quoted(value)}"
+
+
+def quoted(text: str) -> str:
+    """Return what is split off as this text, whatever is in it."""
+    if _BARE.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def from_shell(argument: str) -> str:
@@ -90,7 +103,7 @@ def from_shell(argument: str) -> str:
     if words and all(":" in word or _is_id(word) for word in words):
         return argument
     name, colon, value = argument.partition(":")
-    return name + colon + _quoted(value) if colon else argument
+    return name + colon + quoted(value) if colon else argument
 
 
 def read_where(term: str) -> Where:
@@ -199,13 +212,6 @@ def _candidates(value: str) -> list[str]:
 
 def _text(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _quoted(text: str) -> str:
-    if _BARE.fullmatch(text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def empty(fields: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskrunner import search
+from taskrunner.api.ui.tasks import with_word
 from taskrunner.errors import InvalidArgument
 from taskrunner.listing import searched
 from taskrunner.states import State
@@ -73,32 +74,44 @@ def test_what_cannot_be_read_is_refused_with_what_is_meant(text: str, told: str)
     str(refused.value).encode()  # it can be printed
 
 
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "state": st.sampled_from(State),
-            "type": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20),
-            "error": st.text(
-                st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
+ANY = st.fixed_dictionaries(
+    {},
+    optional={
+        "state": st.sampled_from(State),
+        "type": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20),
+        "error": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20),
+        "since": st.datetimes(timezones=st.just(UTC)),
+        "runner_id": st.uuids(),
+        "where": st.lists(
+            st.builds(
+                "payload.{}:{}".format,
+                st.text("abc é\"'\\", min_size=1),
+                st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
             ),
-            "since": st.datetimes(timezones=st.just(UTC)),
-            "runner_id": st.uuids(),
-            "where": st.lists(
-                st.builds(
-                    "payload.{}:{}".format,
-                    st.text("abc é\"'\\", min_size=1),
-                    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
-                ),
-                min_size=1,
-                max_size=3,
-            ).map(tuple),
-            "ids": st.lists(st.uuids(), min_size=1, max_size=3).map(tuple),
-        },
-    )
+            min_size=1,
+            max_size=3,
+        ).map(tuple),
+        "ids": st.lists(st.uuids(), min_size=1, max_size=3).map(tuple),
+    },
 )
+
+
+@given(ANY)
 def test_what_is_written_reads_back_as_it_was(fields: dict[str, Any]) -> None:
     assert search.parse(search.spell(fields), NOW) == fields
+
+
+@given(ANY, st.sampled_from(["A b", "", 'q"', "back\\slash"]))
+def test_a_word_put_into_a_search_leaves_the_others_as_they_were(fields: dict[str, Any], queue: str) -> None:
+    expected = {**fields, **({"queue": queue} if queue else {})}
+    assert search.parse(with_word(with_word(search.spell(fields), "queue", "old"), "queue", queue), NOW) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ['payload."a b":1', "payload.a' 'b:1 meta.x:\"y z\"", 'payload."a\\"b":"c:d"', f'{ID} error:"\'"']
+)
+def test_a_page_of_one_state_keeps_what_else_is_searched_for(text: str) -> None:
+    assert search.parse(with_word(text, "state", "dead"), NOW) == {**search.parse(text, NOW), "state": State.DEAD}
 
 
 @given(st.text())

@@ -21,6 +21,7 @@ from taskrunner.db import Steps
 from taskrunner.errors import InvalidArgument
 from taskrunner.listing import searched
 from taskrunner.reads import Page, TaskFilter, TaskView
+from taskrunner.search import quoted, term
 from taskrunner.states import State
 
 FACETS = ("type", "queue", "tenant")
@@ -97,16 +98,13 @@ def with_word(text: str, name: str, value: str) -> str:
         words = shlex.split(text)
     except ValueError:
         return text  # the page says what is wrong with it
-    kept = [word for word in words if word.partition(":")[0] != name]
-    return " ".join(map(_quoted, [*kept, f"{name}:{value}"] if value else kept))
+    kept = [_written(word) for word in words if word.partition(":")[0] != name]
+    return " ".join([*kept, term(name, value)] if value else kept)
 
 
-def _quoted(word: str) -> str:
-    if not any(letter.isspace() or letter in "\"'\\" for letter in word):
-        return word
+def _written(word: str) -> str:
     name, colon, value = word.partition(":")
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{name}{colon}"{escaped}"'
+    return term(name, value) if colon else quoted(word)
 
 
 def _url(text: str, after: str = "") -> str:
