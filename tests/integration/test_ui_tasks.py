@@ -479,6 +479,8 @@ async def test_a_reader_sees_no_buttons_and_may_not_act(types: Registry, taskrun
         for url in (f"/ui/tasks/{id_}/cancel", f"/ui/tasks/{dead}/retry", "/ui/act/cancel", "/ui/tasks/new"):
             answer = await ui.post(url, data={"id": id_, "type": "Mail"})
             assert answer.status_code == 403, url
+        for url in (f"/ui/tasks/{id_}/cancel", f"/ui/tasks/{id_}/reschedule", f"/ui/tasks/{dead}/retry"):
+            assert "may read only" in words(await shown(ui, url, 403)), url
     assert conn.execute("SELECT count(*) FROM taskrunner.audit").fetchone() == (0,)
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from taskrunner import actions, reads
 from taskrunner.actions import Action
 from taskrunner.api.door import door_of
-from taskrunner.api.ui.frame import ask, did, do, form_of, page
+from taskrunner.api.ui.frame import ask, check_writes, did, do, form_of, page
 from taskrunner.db import Steps
 from taskrunner.errors import InvalidArgument
 from taskrunner.reads import AuditEntry, FlowTask, FlowView, LogPage, TaskDetail, TaskView, Why
@@ -201,6 +201,7 @@ def _stages(flow: FlowView) -> list[Stage]:
 
 async def ask_deed(request: Request) -> Response:
     """Ask before one of the deeds."""
+    check_writes(request)
     deed = _deed(request)
     action = deed.make(_id(request))
     return ask(request, action, title=deed.title, text=deed.text, verb=deed.verb, danger=deed.danger)
@@ -231,6 +232,7 @@ def _deed(request: Request) -> Deed:
 
 async def ask_when(request: Request) -> Response:
     """Ask for the new maturity."""
+    check_writes(request)
     return _when(request, _id(request))
 
 
