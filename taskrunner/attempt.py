@@ -206,32 +206,33 @@ class Attempt:
         try:
             events.fail_point("after_run")
             came_to = self._heed_stop(self._classify(end))
-            if self.stop_reason is Stop.LOST:
-                transition = None
-            else:
-                answer = ask_next_try(self._task) if needs_answer(came_to) and self._task is not None else None
-                decided = decide(came_to, answer)
-                transition = decided if self.veil is NONE else self.veil.over(decided)
+            transition = None if self.stop_reason is Stop.LOST else self._decide(came_to, self._task)
         except Exception:
             log.exception("%s %s could not be carried out: released", self.claim.type, self.claim.id)
         finally:
-            if self.veil is not NONE:
-                secretive.discard(self)
-            if self.span is not None:
-                _trace(self.span, transition)
-            task, self._task = self._task, None  # or only the garbage collector could free them
-            self._handle = self._timer = None
-            if self.effects is None:
-                self.host.ended(self, transition)
-            else:
-                failed = partial(self._refused, task)
-                self.effects.close(transition, stopped=isinstance(end, Stopped), failed=failed)
+            self._hand_over(end, transition)
+
+    def _decide(self, came_to: Outcome, task: Task | None) -> Transition:
+        answer = ask_next_try(task) if needs_answer(came_to) and task is not None else None
+        decided = decide(came_to, answer)
+        return decided if self.veil is NONE else self.veil.over(decided)
+
+    def _hand_over(self, end: CallEnd, transition: Transition | None) -> None:
+        if self.veil is not NONE:
+            secretive.discard(self)
+        if self.span is not None:
+            _trace(self.span, transition)
+        task, self._task = self._task, None  # or only the garbage collector could free them
+        self._handle = self._timer = None
+        if self.effects is None:
+            self.host.ended(self, transition)
+        else:
+            failed = partial(self._refused, task)
+            self.effects.close(transition, stopped=isinstance(end, Stopped), failed=failed)
 
     def _refused(self, task: Task | None, error: outcome.ErrorEntry) -> Transition:
         """Decide on a run that succeeded and whose session the database refused to commit."""
-        came_to = self._heed_stop(outcome.Failed(error))
-        answer = ask_next_try(task) if needs_answer(came_to) and task is not None else None
-        return self.veil.over(decide(came_to, answer))
+        return self._decide(self._heed_stop(outcome.Failed(error)), task)
 
     def _classify(self, end: CallEnd) -> Outcome:
         match end:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from taskrunner.statements.sessions import CLIENT, SEES_ALL
-
-_BUCKETS = 13  # of the histograms: see store.task.BOUNDS
-
-
-def _summed(column: str) -> str:
-    return "ARRAY[" + ", ".join(f"coalesce(sum(s.{column}[{n}]), 0)::bigint" for n in range(1, _BUCKETS + 1)) + "]"
-
+from taskrunner.statements.stats import each
 
 # The last minutes, whose rows still grow. By task_stats_pkey, which begins with the minute.
 ENDED = (
     """
 SELECT s.minute, s.queue, s.type, s.outcome, sum(s.count)::bigint, sum(s.run_seconds), sum(s.wait_seconds), """
-    + _summed("run_histogram")
+    + each("coalesce(sum(s.run_histogram[#]), 0)::bigint")
     + " AS runs, "
-    + _summed("wait_histogram")
+    + each("coalesce(sum(s.wait_histogram[#]), 0)::bigint")
     + """ AS waits
   FROM taskrunner.task_stats s
  WHERE s.minute >= taskrunner.clock() - %(window)s::interval

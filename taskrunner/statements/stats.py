@@ -1,7 +1,7 @@
 """What ended, over time, in SQL: `task_stats` added up for people, and made coarser as it ages."""
 
 
-def _each(sum_: str) -> str:
+def each(sum_: str) -> str:
     """Return the array of a histogram's thirteen sums; # stands for the place."""
     return "ARRAY[" + ", ".join(sum_.replace("#", str(place)) for place in range(1, 14)) + "]"
 
@@ -34,10 +34,10 @@ INSERT INTO taskrunner.task_stats AS s (minute, runner_id, tenant, queue, type, 
 SELECT %(begin)s, '00000000-0000-0000-0000-000000000000', g.tenant, g.queue, g.type, g.outcome, sum(g.count)::bigint,
        sum(g.run_seconds), sum(g.wait_seconds),
        """
-    + _each("coalesce(sum(g.run_histogram[#])::bigint, 0)")
+    + each("coalesce(sum(g.run_histogram[#])::bigint, 0)")
     + """,
        """
-    + _each("coalesce(sum(g.wait_histogram[#])::bigint, 0)")
+    + each("coalesce(sum(g.wait_histogram[#])::bigint, 0)")
     + """
   FROM gone g
  GROUP BY g.tenant, g.queue, g.type, g.outcome
@@ -63,10 +63,10 @@ WITH cell AS MATERIALIZED (
     SELECT floor(date_part('epoch', s.minute - %(begin)s) / %(step)s)::int AS place,
            CASE WHEN %(by)s = 'queue' THEN s.queue ELSE s.type END AS name, s.outcome, sum(s.count)::float8 AS count,
            """
-    + _each("sum(s.run_histogram[#]::float8)")
+    + each("sum(s.run_histogram[#]::float8)")
     + """ AS run,
            """
-    + _each("sum(s.wait_histogram[#]::float8)")
+    + each("sum(s.wait_histogram[#]::float8)")
     + """ AS wait
       FROM taskrunner.task_stats s
      WHERE s.minute >= %(begin)s AND s.minute < %(end)s
@@ -79,19 +79,19 @@ WITH cell AS MATERIALIZED (
 )
 SELECT c.place, NULL AS name, c.outcome, sum(c.count) AS count,
        """
-    + _each("sum(c.run[#])")
+    + each("sum(c.run[#])")
     + """ AS run,
        """
-    + _each("sum(c.wait[#])")
+    + each("sum(c.wait[#])")
     + """ AS wait
   FROM cell c GROUP BY c.place, c.outcome
  UNION ALL
 SELECT NULL, c.name, c.outcome, sum(c.count),
        """
-    + _each("sum(c.run[#])")
+    + each("sum(c.run[#])")
     + """,
        """
-    + _each("sum(c.wait[#])")
+    + each("sum(c.wait[#])")
     + """
   FROM cell c JOIN busiest b ON b.name = c.name AND b.number <= %(most)s
  GROUP BY c.name, c.outcome
