@@ -58,8 +58,14 @@ SELECT r.queues, r.types FROM taskrunner.runner r
  WHERE r.lease_until > taskrunner.clock() AND r.kind = 'runner'
 """
 
+# A runner tells its load every five seconds; what it holds is known now. By task_running, no more than it has slots.
 BUSY = """
-SELECT r.host, r.pid, r.slots, r.running, r.queues, r.types FROM taskrunner.runner r
+SELECT r.host, r.pid, r.slots,
+       greatest(r.running, (SELECT count(*) FROM (SELECT FROM taskrunner.task t
+                                                   WHERE t.runner_id = r.id AND t.state = 'running'
+                                                   LIMIT r.slots) n)) AS running,
+       r.queues, r.types
+  FROM taskrunner.runner r
  WHERE r.lease_until > taskrunner.clock() AND r.kind = 'runner'
  ORDER BY r.host, r.pid
 """

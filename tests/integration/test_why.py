@@ -142,6 +142,17 @@ def test_what_comes_first_is_counted_and_full_runners_are_named(engine: Engine) 
     assert found.facts["runners"] == ["paper:1: 100 of 100"]
 
 
+def test_a_runner_is_full_as_soon_as_it_holds_as_much_as_it_has_slots(engine: Engine) -> None:
+    """Its own figure comes with a heartbeat: one slot that had just been taken was shown as `0 of 1`."""
+    runner = engine.join()
+    engine.add(100)
+    engine.claim(runner, 100)
+    (id_,) = engine.add()
+    found = asked(engine, id_)
+    assert (found.reason, found.facts["runners"]) == ("slots-taken", ["paper:1: 100 of 100"])
+    assert found.answer.endswith("and it is the next one")
+
+
 def test_a_task_that_should_long_have_been_claimed_sends_to_the_doctor(engine: Engine) -> None:
     engine.join()
     (id_,) = engine.add()
