@@ -79,7 +79,7 @@ def scheduler(case: Case) -> Steps[list[Finding]]:
 def _tick(row: Any) -> str:
     name, tenant, type_, _, error, late = row
     whose = "" if tenant == "default" else f" of {tenant}"
-    when = f"due since {span(late)}" if late > 0 else f"due in {span(-late)}"
+    when = f"due for {span(late)}" if late > 0 else f"due in {span(-late)}"
     return f"{name}{whose} ({type_}): {when}" + (f": {error}" if error else "")
 
 

@@ -90,7 +90,7 @@ def _by_name(fronts: Sequence[Front], name: str) -> list[str]:
         own = [front for front in fronts if getattr(front, name) == value]
         due = some(_due(own), "task", bound=BOUND) + " due"
         since = max(front.due_seconds for front in own)
-        lines.append(f"{value}: {due}" + (f", the first since {span(since)}" if since > 0 else ", others to come"))
+        lines.append(f"{value}: {due}" + (f", the first for {span(since)}" if since > 0 else ", others to come"))
     return shown(lines)
 
 
@@ -143,7 +143,7 @@ def _paused(case: Case, fronts: Sequence[Front], paused: dict[str, float | None]
     if not long:
         return []
     queues = list(dict.fromkeys(front.queue for front in long))
-    since = [f"{queue} is paused since {span(paused[queue])}" for queue in queues]
+    since = [f"{queue} has been paused for {span(paused[queue])}" for queue in queues]
     found = Finding(
         id="queue-paused",
         severity="warning",

@@ -42,10 +42,10 @@ def why_pending(task: Task) -> Steps[Why]:
     if task.due_in > 0:
         return _immature(task, paused=paused_for is not None)
     if paused_for is not None:
-        since = f" since {span(paused_for)}" if paused_for else ""
+        paused = f"has been paused for {span(paused_for)}" if paused_for else "is paused"
         return task.because(
             "queue-paused",
-            f"it is due, and its queue {task.queue} is paused{since}",
+            f"it is due, and its queue {task.queue} {paused}",
             f"taskrunner queues resume {task.queue}",
             due_seconds_ago=-task.due_in,
             paused_seconds=paused_for or None,
@@ -184,7 +184,7 @@ def _queued(task: Task, able: list[Serving]) -> Steps[Why]:
         return task.because("due", "it is due, and is about to be claimed", f"taskrunner why {task.id}", **facts)
     return task.because(
         "unclaimed",
-        f"it is due since {span(-task.due_in)}, comes first, and runners that could run it have room: "
+        f"it has been due for {span(-task.due_in)}, comes first, and runners that could run it have room: "
         "that should not be",
         "taskrunner doctor",
         "taskrunner runners list",

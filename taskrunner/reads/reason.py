@@ -67,7 +67,7 @@ def _why_running(task: Task) -> Steps[Why]:
         answer = f"it was claimed{place} {span(task.claimed_ago)} ago, and is run as soon as a slot is free, or runs"
         return task.because("claimed", answer, f"taskrunner why {task.id}", **facts)
     deadline = f", its time is up in {span(task.deadline_in)}" if task.deadline_in is not None else ""
-    answer = f"it is running{place} since {span(task.started_ago)}{deadline}"
+    answer = f"it has been running{place} for {span(task.started_ago)}{deadline}"
     return task.because("running", answer, f"taskrunner tasks show {task.id} --watch", **facts)
 
 

@@ -89,7 +89,7 @@ def test_a_paused_queue_is_named_with_the_command_that_resumes_it(engine: Engine
     )
     found = asked(engine, id_)
     assert found.reason == "queue-paused"
-    assert "since 10 min" in found.answer
+    assert "has been paused for 10 min" in found.answer
     assert found.commands == ["taskrunner queues resume default"]
     assert "paused, too" in asked(engine, later).answer
 
@@ -224,7 +224,7 @@ def test_a_running_task_says_where_and_since_when_and_what_becomes_of_it_if_its_
     )
     found = asked(engine, id_)
     assert "hunter2" not in found.model_dump_json()
-    assert found.answer == "it is running on paper:1 since 90 s"
+    assert found.answer == "it has been running on paper:1 for 90 s"
     engine.do(steering.cancel(id_))
     assert reason(engine, id_) == "cancel-requested"
     engine.conn.execute("UPDATE taskrunner.runner SET lease_until = now() - interval '7 s'")
