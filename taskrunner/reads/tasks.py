@@ -92,16 +92,19 @@ def ended_tasks(ids: Collection[UUID]) -> Op[list[TaskView]]:
     return Op(sql.ENDED_ONES, {"ids": list(ids)}, _views_with_results)
 
 
-def list_tasks(wanted: TaskFilter, room: int = ROOM, *, whole: bool = False) -> Steps[Page[TaskView]]:
+def list_tasks(
+    wanted: TaskFilter, room: int = ROOM, *, whole: bool = False, brief: bool = False
+) -> Steps[Page[TaskView]]:
     """Return a page of tasks, the newest first; a dead letter that was requeued is its new task's business.
 
     The order is that of the ids, which for UUIDv7 is that of their creation. A page looks at no more than `room` rows
     of each table, and a quarter of them where each one's JSON is looked into: where few of them are wanted it is short,
-    or empty, and says where to go on.
+    or empty, and says where to go on. Those that are `brief` have what a line shows: the beginning of the payload and
+    of the last error, and neither result, progress nor meta.
     """
     if wanted.state in _RARE:
         room = max(room // APART, 1)
-    return (yield from _paged(_sources(wanted.state), wanted, room, _whole_views if whole else views))
+    return (yield from _paged(_sources(wanted.state, brief), wanted, room, _whole_views if whole else views))
 
 
 def retrying(limit: int, room: int = ROOM) -> Op[list[TaskView]]:
@@ -109,9 +112,16 @@ def retrying(limit: int, room: int = ROOM) -> Op[list[TaskView]]:
     return Op(sql.RETRYING, {"limit": limit, "room": room}, views)
 
 
-def dead_letters(wanted: TaskFilter, *, requeued: bool = False, room: int = ROOM) -> Steps[Page[DeadView]]:
-    """Return a page of dead letters, the newest first; with `requeued` also those that a person has requeued."""
-    source = Source(sql.DEAD_LETTER, sql.DEAD_IDS, "" if requeued else _OPEN, ended=True)
+def dead_letters(
+    wanted: TaskFilter, *, requeued: bool = False, room: int = ROOM, brief: bool = False
+) -> Steps[Page[DeadView]]:
+    """Return a page of dead letters, the newest first; with `requeued` also those that a person has requeued.
+
+    For `brief` see `list_tasks`.
+    """
+    source = Source(
+        sql.DEAD_LETTER_BRIEF if brief else sql.DEAD_LETTER, sql.DEAD_IDS, "" if requeued else _OPEN, ended=True
+    )
     return (yield from _paged([source], wanted, room, _dead_views))
 
 
@@ -120,7 +130,7 @@ def dead_letter_by_id(id_: UUID) -> Op[DeadView | None]:
     return Op(sql.ONE_DEAD_LETTER, {"id": id_}, lambda rows: _dead_views(rows)[0] if rows else None)
 
 
-def _sources(state: State | None) -> list[Source]:
+def _sources(state: State | None, brief: bool) -> list[Source]:
     own = "" if state is None else _STATES[state]
     found = []
     if state is None or state in LIVE:
@@ -130,7 +140,7 @@ def _sources(state: State | None) -> list[Source]:
         found.append(Source(sql.ENDED, sql.ENDED_IDS + (own if state in _RARE else ""), own, ended=True))
     if state in (None, State.DEAD):
         found.append(Source(sql.DEAD, sql.DEAD_IDS, _OPEN, ended=True))
-    return found
+    return [source._replace(select=sql.BRIEF[source.select]) for source in found] if brief else found
 
 
 def _paged(

@@ -31,6 +31,30 @@ SELECT t.id, t.type, t.queue, t.tenant, 'dead' AS state, t.priority, t.payload, 
   FROM taskrunner.dead_letter t
  WHERE true"""
 
+# For lists that show a line of each task. Of a payload that is large (2 kB as stored, 4 kB as text) its first fields:
+# texts cut, other values whole or not at all, so that what is secret by its name or its path is still found; of the
+# errors the last one's first line; nothing of the rest but where the secrets are. Only what is small as stored is
+# measured as text.
+_BRIEF_PAYLOAD = """CASE WHEN CASE WHEN pg_column_size(t.payload) > 2000 THEN true
+            ELSE octet_length(t.payload::text) > 4000 END
+       THEN (SELECT coalesce(jsonb_object_agg(f.key, CASE
+                        WHEN jsonb_typeof(f.value) = 'string' THEN to_jsonb(left(f.value #>> '{}', 120))
+                        WHEN octet_length(f.value::text) <= 120 THEN f.value ELSE '"…"' END), '{}')
+               FROM (SELECT e.key, e.value FROM jsonb_each(t.payload) e WHERE octet_length(e.key) <= 100 LIMIT 8) f)
+       ELSE t.payload END AS payload"""
+_BRIEF_ERRORS = """CASE WHEN t.errors = '[]' THEN t.errors ELSE jsonb_build_array(jsonb_build_object(
+       'message', left(split_part(coalesce(t.errors -> -1 ->> 'message', ''), E'\\n', 1), 300))) END AS errors"""
+_BRIEF_META = "jsonb_strip_nulls(jsonb_build_object('$secrets', t.meta -> '$secrets')) AS meta"
+
+
+def _brief(select: str) -> str:
+    made = select.replace("t.payload", _BRIEF_PAYLOAD).replace("t.errors", _BRIEF_ERRORS).replace("t.meta", _BRIEF_META)
+    return made.replace(" t.result,", " NULL::jsonb AS result,").replace("t.progress", "NULL::jsonb AS progress")
+
+
+LIVE_BRIEF, ENDED_BRIEF, DEAD_BRIEF, DEAD_LETTER_BRIEF = map(_brief, (LIVE, ENDED, DEAD, DEAD_LETTER))
+BRIEF = {LIVE: LIVE_BRIEF, ENDED: ENDED_BRIEF, DEAD: DEAD_BRIEF, DEAD_LETTER: DEAD_LETTER_BRIEF}
+
 # What a filter asks of each of these tables, by the filter's fields. `dead_letter` and both others have the columns.
 FILTERS = {
     "type": " AND t.type = %(type)s",

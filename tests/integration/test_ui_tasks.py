@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,11 +13,13 @@ from uuid import UUID
 import httpx
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from taskrunner.api import create_app
 from taskrunner.db import connect
 from taskrunner.reads.dead import alike
+from taskrunner.redaction import covered
 from taskrunner.registry import Registry, register_task
 from taskrunner.settings import Settings
 from taskrunner.task import Task
@@ -145,6 +148,32 @@ async def test_the_list_shows_what_is_searched_for(ui: httpx.AsyncClient, conn: 
     page = await shown(ui, "/ui/tasks?q=payload.to:grace")
     assert live in page
     assert str(dead) not in page
+
+
+BIG = {"aa": "x" * 300_000, "list": list(range(50_000)), "password": "hunter2", "z" * 5_000: 1}
+
+
+@pytest.mark.parametrize("where", ["/ui/tasks", "/ui/dead?type=Mail&error=big"])
+async def test_a_list_reads_the_beginning_of_what_is_big(
+    ui: httpx.AsyncClient, conn: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    for _ in range(3):
+        await ui.post("/tasks", json={"type": "Mail", "payload": {"to": "grace"}})
+        bury(conn, "big\n" + "y" * 100_000)
+    for table in ("task", "dead_letter"):
+        conn.execute(f"UPDATE taskrunner.{table} SET payload = %s, progress = %s", (Jsonb(BIG), Jsonb(BIG)))
+    read: list[str] = []
+
+    def counting(row: dict[str, Any]) -> dict[str, Any]:
+        read.append(json.dumps(row, default=str))
+        return covered(row)
+
+    monkeypatch.setattr("taskrunner.reads.tasks.covered", counting)
+    page = await shown(ui, where)
+    assert read
+    assert max(map(len, read)) < 2_000, "bytes of a row"
+    assert "&#34;aa&#34;: &#34;xxx" in page
+    assert "hunter2" not in page
 
 
 async def test_filters_become_part_of_the_search(ui: httpx.AsyncClient) -> None:

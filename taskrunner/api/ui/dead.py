@@ -36,7 +36,7 @@ async def dead(request: Request) -> Response:
     letters = []
     if chosen is not None:
         wanted = TaskFilter(ids=tuple(chosen.ids[:ROWS]), limit=ROWS)
-        letters = (await door.run(lambda: reads.dead_letters(wanted))).items
+        letters = (await door.run(lambda: reads.dead_letters(wanted, brief=True))).items
     return page(
         request,
         "dead.html",

@@ -50,7 +50,7 @@ async def tasks(request: Request) -> Response:
         wanted, problem = TaskFilter(), str(error)
         shown = _EMPTY
     else:
-        problem, shown = "", await door.run(lambda: reads.list_tasks(wanted))
+        problem, shown = "", await door.run(lambda: reads.list_tasks(wanted, brief=True))
     return page(
         request,
         "tasks.html",
