@@ -25,10 +25,13 @@ import sys
 import tempfile
 import time
 import tomllib
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
 
@@ -57,6 +60,7 @@ FENCE = re.compile(
     re.M | re.S,
 )
 UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+ALIVE = "SELECT count(*) FROM taskrunner.runner WHERE kind = 'runner' AND lease_until > taskrunner.clock()"
 PATIENCE = 60  # seconds
 
 
@@ -150,6 +154,7 @@ class Session:
         """Start a process that stays, and wait until its runner is alive; a second `start all` is a new start."""
         if words[2] == "all":
             self.end()
+        until = time.monotonic() + PATIENCE
         alive = self.alive() if self.background else 0
         log = (self.folder / f"start-{len(self.background)}.log").open("wb")
         with log:
@@ -157,25 +162,41 @@ class Session:
                 subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
             )
         runs = words[2] in ("all", "runner")
+        while runs and "DATABASE_URL" in self.environment and self.alive() <= alive:
+            self.pause(until, "no runner of it comes up")
         self.await_success(["taskrunner", "health", *(["--ready"] if runs else [])])
-        while runs and self.alive() <= alive:  # it answers for any runner: one of an earlier start, too
-            self.await_success(["taskrunner", "health"])
-        if words[2] in ("all", "api"):
-            ask = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{self.port}/monitor/health')"
-            self.await_success([sys.executable, "-c", ask])
+        while runs and self.alive() <= alive:  # health answers for any runner: one of an earlier start, too
+            self.pause(until, "no runner of it comes up")
+        while words[2] in ("all", "api") and not self.answers():
+            self.pause(until, "its API does not answer")
 
     def alive(self) -> int:
-        """Return how many runners hold a lease."""
+        """Return how many runners hold a lease; by a process only where just that knows the server."""
+        if "DATABASE_URL" in self.environment:
+            with psycopg.connect(self.environment["DATABASE_URL"]) as conn:
+                row = conn.execute(ALIVE).fetchone()
+            return int(row[0]) if row else 0
         listed = json.loads(self.run(["taskrunner", "runners", "list", "--json"]))
         return sum(runner["kind"] == "runner" and runner["alive"] for runner in listed)
+
+    def answers(self) -> bool:
+        """Tell whether the API answers."""
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with suppress(OSError), direct.open(f"http://127.0.0.1:{self.port}/monitor/health", timeout=PATIENCE) as answer:
+            return bool(answer.status == 200)
+        return False
 
     def await_success(self, words: list[str]) -> None:
         """Repeat a command until it succeeds."""
         until = time.monotonic() + PATIENCE
         while subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, check=False).returncode:
-            assert time.monotonic() < until, f"{words} does not succeed"
-            assert self.background[-1].poll() is None, "it ended by itself"
-            time.sleep(0.2)
+            self.pause(until, f"{words} does not succeed")
+
+    def pause(self, until: float, complaint: str) -> None:
+        """Wait a moment for what was started last. Raises: AssertionError once it is too late, or it has ended."""
+        assert time.monotonic() < until, complaint
+        assert self.background[-1].poll() is None, "it ended by itself"
+        time.sleep(0.1)
 
     def compare(self, command: str, expected: list[str], printed: str) -> None:
         """Find the expected lines in what was printed, in order, and take over the ids."""
