@@ -7,7 +7,7 @@ import threading
 
 from taskrunner.executors import Call, CallEnd, Executors
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 class Started:

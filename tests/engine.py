@@ -31,7 +31,7 @@ from taskrunner.testing.database import Database
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
-WAIT = 30.0
+WAIT = 60.0
 """Seconds after which something that should happen within milliseconds has not happened."""
 
 LEASE = timedelta(seconds=15)
@@ -175,7 +175,7 @@ class Engine:
     async def _check_nothing_left(self, running: Running, tasks: set[Any], threads: set[threading.Thread]) -> None:
         left_tasks = {task for task in asyncio.all_tasks() - tasks if task.get_name() != "taskrunner wait"}  # a door's
         assert not left_tasks, f"asyncio tasks are left: {left_tasks}"
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + WAIT
         # A backend ends a moment after its connection, which nothing tells us of.
         while (names := self._left(threads, running)) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

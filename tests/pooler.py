@@ -44,10 +44,10 @@ def pooler(database_url: str, login_url: str) -> Iterator[str]:
     )
     url = f"postgresql://{who.username}:{who.password}@127.0.0.1:{own}{parts.path}"
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             try:
-                psycopg.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=5).close()
+                psycopg.connect(url, autocommit=True, prepare_threshold=None, connect_timeout=30).close()
                 break
             except psycopg.OperationalError:
                 assert time.monotonic() < until, "the pooler does not answer"

@@ -176,7 +176,7 @@ class Fleet:
 
     def close(self) -> None:
         """End everything, however it is."""
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE
         while (left := self.survivors()) and time.monotonic() < until:
             for process in left:
                 _signal(process, signal.SIGKILL)
@@ -184,7 +184,7 @@ class Fleet:
                 time.sleep(0.01)
         for group in self.groups:
             with suppress(subprocess.TimeoutExpired):
-                group.process.wait(5)
+                group.process.wait(PATIENCE)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ EVERY: list[tuple[str, str, Any]] = [
     ("GET", "/runners", None),
     ("GET", "/audit", None),
 ]
-PATIENCE = "20"
+PATIENCE = "60"
 """Seconds that curl waits at most."""
 
 

@@ -20,7 +20,7 @@ from tests.e2e.test_api_server import Served, served
 
 pytestmark = pytest.mark.anyio
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 @pytest.fixture

@@ -515,7 +515,7 @@ def test_watching_status_in_a_pipe_writes_lines_until_ctrl_c(taskrunner_db: Data
     assert watching.stdout is not None
     lines = [watching.stdout.readline() for _ in range(2)]
     watching.send_signal(signal.SIGINT)
-    out, err = watching.communicate(timeout=10)
+    out, err = watching.communicate(timeout=60)
     assert all("pending=0 due=0" in line for line in lines)
     assert (watching.returncode, err, "\x1b" in out) == (0, "", False)
 

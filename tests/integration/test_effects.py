@@ -231,7 +231,7 @@ def open_sessions(engine: Engine) -> int:
 
 
 async def eventually(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.01)
 

@@ -99,7 +99,7 @@ class Sink:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join(5)
+        self._thread.join(60)
         self._loop.close()
 
     async def _serve(self) -> None:

@@ -27,7 +27,7 @@ from tests.calls import Started, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")]
 
-WAIT = 20.0
+WAIT = 60.0
 TASKS = """
 import asyncio, contextvars, ctypes, logging, os, resource, signal, subprocess, sys, threading, time
 from datetime import timedelta
@@ -463,7 +463,7 @@ async def test_a_cancelled_call_kills_the_child_and_what_it_started(call: Callab
     async with executors() as pool:
         running = Started(pool, call("Forever", path=str(tmp_path / "pids")))
         child, grandchild = await written(tmp_path / "pids")
-        assert await asyncio.wait_for(running.stopped(), 1) == Stopped()
+        assert await asyncio.wait_for(running.stopped(), WAIT) == Stopped()
         await gone(child)
         await gone(grandchild)
         assert children() == []

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 def scraped(address: str, token: str = "") -> dict[tuple[str, ...], float]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(address, headers=headers)  # noqa: S310 - our own
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own
         text = answer.read().decode()
     return {
         (sample.name, *sample.labels.values()): sample.value

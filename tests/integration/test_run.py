@@ -20,7 +20,7 @@ import pytest
 from taskrunner import Snooze, TaskStatus, events, register_task
 from taskrunner.registry import discover
 from taskrunner.task import Task
-from tests.engine import Engine
+from tests.engine import WAIT, Engine
 
 pytestmark = pytest.mark.anyio
 
@@ -451,7 +451,7 @@ async def test_the_context_says_what_the_row_says_and_progress_is_seen_from_outs
         async with engine.running() as running:
             id_ = door.add(kind(), priority=7, tenant="acme", meta={"trace": "t"}).id
             await running.started(id_)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT):
                 while (progress := (await asyncio.to_thread(door.get, id_)).progress) is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             gate.set()

@@ -22,7 +22,7 @@ from tests.calls import Started, ended
 
 pytestmark = pytest.mark.anyio
 
-WAIT = 5.0
+WAIT = 60.0
 RUDE = (
     SystemExit(3),
     KeyboardInterrupt(),
