@@ -20,8 +20,26 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if TYPE_CHECKING:
     from taskrunner.registry import Registry
-    from taskrunner.testing.database import Database
+    from taskrunner.testing.database import Database, Server
+    from tests.databases import Databases
     from tests.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def databases(taskrunner_template: Server) -> Iterator[Databases]:
+    """The databases of all tests of this worker."""
+    from tests.databases import Databases
+
+    made = Databases(taskrunner_template)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def taskrunner_db(databases: Databases) -> Iterator[Database]:
+    """The plugin's fixture, only quicker: a migrated database with nothing in it, for this test alone."""
+    with databases.lent() as lent:
+        yield lent
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ import pytest
 from taskrunner import Snooze, Task, TaskQueue, TaskStatus, constant, register_task
 from taskrunner.errors import InvalidArgument, UnknownType, WaitTimeout
 from taskrunner.registry import Registry, isolated
+from taskrunner.testing import plugin
 from taskrunner.testing.database import Database
 from taskrunner.testing.plugin import AssertEnqueued, RefuteEnqueued, RunDue
 
 MINUTE = timedelta(minutes=1)
+
+taskrunner_db = plugin.taskrunner_db  # what users get, not the quicker one of the other tests
 
 
 class Greet(Task):
