@@ -229,6 +229,8 @@ async def test_a_queue_becomes_fair_with_weights_and_ordinary_again(
     assert [action for _, action, _ in audited(conn)] == ["queue.fair", "queue.weight", "queue.fair"]
     refused = await confirmed(ui, "/ui/queues/weight?queue=default", tenant="acme", weight="many")
     assert refused.status_code == 422
+    assert 'value="acme"' in refused.text
+    assert re.search(r'name="weight" value="many"[^>]*aria-invalid', refused.text), "it is there to be mended"
 
 
 async def test_names_are_nothing_but_text_on_every_page(ui: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:

@@ -9,9 +9,9 @@ from taskrunner import actions, reads
 from taskrunner.api.door import door_of
 from taskrunner.api.routes.queues import make_fair
 from taskrunner.api.security import who_of
-from taskrunner.api.ui.frame import check_writes, did, form_of, page
+from taskrunner.api.ui.frame import ask, check_writes, did, do, form_of, page
 from taskrunner.api.ui.kept import kept
-from taskrunner.api.ui.questions import Question, named, settle
+from taskrunner.api.ui.questions import Question, address, named, settle
 from taskrunner.errors import InvalidArgument
 from taskrunner.reads import Status
 
@@ -62,23 +62,41 @@ async def fair(request: Request) -> Response:
 
 
 async def weigh(request: Request) -> Response:
-    """Ask whom to give how many turns, and do it."""
-    name, tenant, weight = named(request, "queue"), "default", 1
-    if request.method == "POST":
-        form = await form_of(request)
-        tenant, text = form.get("tenant", [""])[0].strip(), form.get("weight", [""])[0].strip()
-        if not text.isdecimal() or len(text) > 4:
-            raise InvalidArgument(f"a weight is a whole number from 1 to 1000, not {text!r}")
-        weight = int(text)
-    action = actions.weigh_tenant(name, tenant, weight)
-    return await settle(request, Question(
-        action, f"Turns in the queue {name}", "A tenant has so many tasks in each round; everybody has 1.", "Set",
-        lambda _: f"Tenant {tenant} has {weight} of each round of queue {name}.",
-        fields=(
-            {"name": "tenant", "label": "Tenant", "required": True},
-            {"name": "weight", "label": "Tasks in each round", "value": "1", "kind": "number", "required": True},
-        ),
-    ))  # fmt: skip
+    """Ask whom to give how many turns, and do it; what cannot be used is asked for again, as it was typed."""
+    check_writes(request)
+    name = named(request, "queue")
+    if request.method != "POST":
+        return _weigh(request, name)
+    form = await form_of(request)
+    tenant, text = form.get("tenant", [""])[0].strip(), form.get("weight", [""])[0].strip()
+    try:
+        action = actions.weigh_tenant(name, tenant, _weight(text))
+    except InvalidArgument as error:
+        return _weigh(request, name, tenant, text, str(error))
+    await do(request, action)
+    return await did(request, f"Tenant {tenant} has {text} of each round of queue {name}.", command=action.command)
+
+
+def _weigh(request: Request, name: str, tenant: str = "", weight: str = "1", error: str = "") -> Response:
+    of_tenant = error if not tenant else ""
+    fields = (
+        {"name": "tenant", "label": "Tenant", "required": True, "value": tenant, "error": of_tenant},
+        {
+            "name": "weight", "label": "Tasks in each round", "required": True, "value": weight, "kind": "number",
+            "error": "" if of_tenant else error,
+        },
+    )  # fmt: skip
+    return ask(
+        request, actions.weigh_tenant(name, tenant or "default", 1), title=f"Turns in the queue {name}",
+        text="A tenant has so many tasks in each round; everybody has 1.", verb="Set", fields=fields,
+        address=address(request), status=422 if error else 200,
+    )  # fmt: skip
+
+
+def _weight(text: str) -> int:
+    if not text.isdecimal() or len(text) > 4:
+        raise InvalidArgument(f"a weight is a whole number from 1 to 1000, not {text!r}")
+    return int(text)
 
 
 ROUTES = (("/ui/queues", queues),)
