@@ -27,6 +27,7 @@ from taskrunner.errors import (
     PayloadInvalid,
     SchemaBehind,
     UnknownType,
+    suggest,
 )
 
 log = logging.getLogger("taskrunner.api")
@@ -66,6 +67,9 @@ KINDS: dict[type[Exception], Kind] = {
 INVALID = Kind(422, "invalid-request", "The request is not as described")
 
 _UNREADABLE = "There was an error parsing the body"  # FastAPI's words for bytes that are no UTF-8
+
+_OTHER_NAMES = {"task_name": "type"}
+"""What the body of `POST /tasks` takes, and what a list calls it."""
 
 # What to do about errors of HTTP itself; `{path}` and `{method}` are the request's.
 _ADVICE = {
@@ -128,9 +132,31 @@ def _payload_errors(error: Exception) -> list[dict[str, str]]:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
-    errors = [_field(detail["loc"], detail["msg"]) for detail in error.errors()]
+    errors = [_told(request, detail, error.body) for detail in error.errors()]
     detail = "; ".join(f"{item['field']}: {item['detail']}" for item in errors[:5])
     return problem(request, INVALID, detail + ("; …" if len(errors) > 5 else ""), errors=errors)
+
+
+def _told(request: Request, detail: Mapping[str, Any], body: object) -> dict[str, str]:
+    """Say what is wrong with one value; the framework's words for two mistakes help nobody."""
+    path = detail["loc"]
+    if detail["type"] == "json_invalid" and isinstance(body, str):
+        before = body[: path[-1]]
+        place = f"line {before.count(chr(10)) + 1}, column {path[-1] - before.rfind(chr(10))}"
+        return _field(path[:1], f"is no JSON: {detail['ctx']['error']}, at {place}")
+    if detail["type"] == "extra_forbidden" and path[0] == "query":
+        name = str(path[-1])
+        close = (
+            f"; did you mean {_OTHER_NAMES[name]!r}?" if name in _OTHER_NAMES else suggest(name, _parameters(request))
+        )
+        return _field(path, f"there is no such parameter{close}")
+    return _field(path, detail["msg"])
+
+
+def _parameters(request: Request) -> list[str]:
+    """Return the names of what the operation takes behind the question mark."""
+    operation = request.app.openapi()["paths"].get(request.scope["route"].path, {}).get(request.method.lower(), {})
+    return [parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"]
 
 
 def _field(path: Sequence[int | str], message: str) -> dict[str, str]:

@@ -330,6 +330,17 @@ async def test_a_body_that_cannot_be_read_is_refused(offline: httpx.AsyncClient,
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("content", "place"), [('{"type": ', "line 1, column 10"), ('{\n  "type": Mail\n}', "line 2, column 11")]
+)
+async def test_a_body_that_is_no_json_is_told_with_its_line_and_column(
+    offline: httpx.AsyncClient, content: str, place: str
+) -> None:
+    answer = await offline.post("/tasks", content=content, headers={"content-type": "application/json"})
+    (error,) = check_problem(answer, 422, "invalid-request")["errors"]
+    assert error == {"field": "body", "detail": f"is no JSON: Expecting value, at {place}"}
+
+
 async def test_a_body_beyond_the_limit_is_refused(offline: httpx.AsyncClient) -> None:
     content = json.dumps({"type": "Anything", "payload": {"value": "x" * MAX_BODY}})
     headers = {"content-type": "application/json"}
@@ -452,6 +463,16 @@ async def test_filters_narrow_the_list(api: httpx.AsyncClient, taskrunner_db: Da
 async def test_a_filter_that_makes_no_sense_is_named(offline: httpx.AsyncClient, wanted: dict[str, Any]) -> None:
     problem = check_problem(await offline.get("/tasks", params=wanted), 422, "invalid-request")
     assert problem["errors"][0]["field"] == f"query.{next(iter(wanted))}"
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("task_name", "type"), ("stat", "state"), ("querystring", "known: ")])
+async def test_a_filter_that_there_is_not_is_told_by_the_name_that_is_meant(
+    offline: httpx.AsyncClient, wrong: str, right: str
+) -> None:
+    problem = check_problem(await offline.get("/tasks", params={wrong: "Mail"}), 422, "invalid-request")
+    assert problem["errors"][0]["field"] == f"query.{wrong}"
+    assert "there is no such parameter" in problem["detail"]
+    assert right in problem["detail"]
 
 
 # Steering
