@@ -106,7 +106,7 @@ def cancel_task(id_: UUID) -> Action[str]:
 def delete_task(id_: UUID) -> Action[str]:
     """Take a waiting task back: it ends as cancelled."""
     call = Call(lambda: steering.cancel(id_, running=False), lambda: steering.cancel(id_, running=False, repeated=True))
-    return _of_task("delete", id_, call)
+    return _renamed(_of_task("delete", id_, call, lambda outcome: {"outcome": outcome}), "task.cancel")
 
 
 def retry_task(id_: UUID) -> Action[UUID]:

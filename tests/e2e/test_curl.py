@@ -123,7 +123,7 @@ def test_a_task_is_added_listed_shown_moved_and_deleted(api: Api, type_: str, ma
         assert is_problem(api(method, f"/tasks/{id_}{path}", body), 409)
     noted = api("GET", f"/audit?target={id_}").json["entries"]
     assert [(entry["actor"], entry["action"]) for entry in noted] == [
-        ("api:ada", "task.delete"),
+        ("api:ada", "task.cancel"),
         ("api:ada", "task.reschedule"),
     ]
 

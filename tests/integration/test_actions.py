@@ -71,7 +71,7 @@ def scheduled(engine: Engine) -> tuple[Planner, str]:
 
 ACTIONS: list[tuple[str, Callable[[Engine], Action[Any]]]] = [
     ("task.cancel", lambda engine: actions.cancel_task(engine.add()[0])),
-    ("task.delete", lambda engine: actions.delete_task(engine.add()[0])),
+    ("task.cancel", lambda engine: actions.delete_task(engine.add()[0])),
     ("task.retry", lambda engine: actions.retry_task(engine.add()[0])),
     ("task.retry", lambda engine: actions.retry_task(dead(engine))),
     ("task.reschedule", lambda engine: actions.reschedule_task(engine.add()[0], delay=HOUR)),
@@ -113,6 +113,22 @@ def test_an_action_leaves_one_entry_and_a_repeat_of_it_none(
     except (Conflict, NotFound):
         engine.conn.rollback()
     assert trail(engine) == [entry]
+
+
+@pytest.mark.parametrize(("later", "entries"), [(timedelta(minutes=59), 1), (timedelta(minutes=61), 2)])
+def test_a_request_is_known_again_for_an_hour(engine: Engine, later: timedelta, entries: int) -> None:
+    """So far back the entries of a target are looked through, and no farther, however long its trail is."""
+    call = acting(ACTOR, actions.pause_queue("mail"))
+    engine.do(call.make())
+    engine.db.travel(later)
+    engine.do((call.again or call.make)())
+    assert len(trail(engine, target="mail")) == entries
+
+
+def test_another_request_is_noted_within_the_hour(engine: Engine) -> None:
+    for queue in ("mail", "mail", "other"):
+        engine.do(acting(ACTOR, actions.pause_queue(queue)).make())
+    assert [entry.target for entry in trail(engine)] == ["other", "mail", "mail"]
 
 
 def test_what_is_refused_leaves_no_entry(engine: Engine) -> None:
