@@ -439,7 +439,7 @@ async def test_dead_letters_are_grouped_by_what_they_died_of(ui: httpx.AsyncClie
     assert "Requeue: 3 done." in page
     assert "No dead letter has this error any more." in page
     await shown(ui, asked, 404)
-    assert "1 dead letters in 1 groups" in words(await shown(ui, "/ui/dead"))
+    assert "1 dead letter in 1 group," in words(await shown(ui, "/ui/dead"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from taskrunner.wording import brief, figure
+from taskrunner.wording import brief, figure, some
 
 
 def age(seconds: float | timedelta | None) -> str:
@@ -82,6 +82,7 @@ FILTERS = {
     "utc": utc,
     "iso": iso,
     "count": count,
+    "some": some,
     "pretty": pretty,
     "short": short,
     "clock": clock,

@@ -123,7 +123,7 @@ for (const trouble of ["htmx:responseError", "htmx:sendError"]) {
 Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => !(name === "open" && node.tagName === "DETAILS");
 
 // ── keyboard ──
-const goes = { o: "/ui/", t: "/ui/tasks", s: "/ui/schedules", q: "/ui/queues", r: "/ui/runners", d: "/ui/dead", y: "/ui/system", a: "/ui/audit" };
+const goes = Object.fromEntries(all("nav a[data-key]").map((link) => [link.dataset.key, link.href]));
 let going = 0;
 
 function moveRow(step) {
