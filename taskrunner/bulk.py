@@ -33,6 +33,9 @@ from taskrunner.store.bulk import CHANGED, LOCKED, Batch, When, Worker
 
 T = TypeVar("T")
 
+MOST = 100_000
+"""Tasks of one form or one request, some ten seconds; the command line has no such limit."""
+
 BATCH = 1000
 """Tasks of one transaction: some 100 ms."""
 

@@ -14,11 +14,11 @@ from taskrunner.api.body import BodyLimit
 from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import Door
 from taskrunner.api.headers import SafeHeaders
+from taskrunner.api.kept import Kept
 from taskrunner.api.metrics import Fleet
 from taskrunner.api.routes import actions, audit, dead, doctor, metrics, monitor, queues, schedules, tasks
 from taskrunner.api.routes.describe import BASIC, BEARER, refusals
 from taskrunner.api.security import Guard
-from taskrunner.api.ui.kept import Kept
 from taskrunner.api.ui.pulse import Pulse
 from taskrunner.registry import Registry
 from taskrunner.schedules import Planner

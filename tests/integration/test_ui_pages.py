@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 from taskrunner.api import create_app
-from taskrunner.api.ui import kept as keeping
-from taskrunner.api.ui.kept import Kept
+from taskrunner.api import kept as keeping
+from taskrunner.api.kept import Kept
 from taskrunner.db import connect, run
 from taskrunner.registry import Registry, register_task
 from taskrunner.settings import Settings

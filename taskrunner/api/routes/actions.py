@@ -23,9 +23,6 @@ from taskrunner.store.bulk import When
 
 router = APIRouter(prefix="/tasks/actions", tags=["tasks"], responses=refusals(422, 503))
 
-MOST = 100_000
-"""Tasks of one request, some ten seconds; the command line has no such limit."""
-
 CENTURY = 3_155_760_000
 
 
@@ -96,7 +93,7 @@ async def act(order: BulkOrder, door: OpenDoor, request: Request) -> Preview | O
     asked = bulk.Order(order.action.value, query.wanted(now), min(order.before or now, now), when)
     if order.preview:
         return await bulk.adrive(door.run, bulk.preview(asked))
-    pieces = bulk.apply(asked, actor_of(request), expected=order.expected, most=MOST)
+    pieces = bulk.apply(asked, actor_of(request), expected=order.expected, most=bulk.MOST)
     return await bulk.adrive(door.run, pieces)
 
 

@@ -9,10 +9,10 @@ from fastapi import APIRouter, HTTPException, Request
 
 from taskrunner import reads, schema
 from taskrunner.api.door import OpenDoor
+from taskrunner.api.kept import kept_of
 from taskrunner.api.models import Health, Readiness
 from taskrunner.api.problems import RETRY_AFTER
 from taskrunner.api.routes.describe import refusals
-from taskrunner.api.ui.kept import kept_of
 from taskrunner.reads import Counts
 
 MANY = 100_000

@@ -3,31 +3,23 @@
 FastAPI reads the annotations at run time: no deferred ones here.
 """
 
-import asyncio
-import time
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Path, Request
 
 from taskrunner import actions, reads
-from taskrunner.api.door import Door, OpenDoor
+from taskrunner.api.door import OpenDoor
+from taskrunner.api.kept import kept_of
 from taskrunner.api.routes.describe import refusals
 from taskrunner.api.routes.monitor import MANY
 from taskrunner.api.routes.tasks import JSON_ONLY
 from taskrunner.api.security import Actor
 from taskrunner.api.steering import QueueList, QueueState, RunnerList, Tuned, TuneQueue
-from taskrunner.api.ui.kept import kept_of
+from taskrunner.api.turns import make_fair
 from taskrunner.errors import InvalidArgument
-from taskrunner.store import fair
 
 router = APIRouter(prefix="/queues", tags=["queues"], responses=refusals(422, 503))
 runners_router = APIRouter(prefix="/runners", tags=["runners"], responses=refusals(503))
-
-PATIENCE = 3.0
-"""Seconds in which the tasks of a queue are told that it is fair."""
-
-_ROOM, _PAUSE = 5000, 0.05
 
 Name = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\s:,/\x00-\x20\x7f-\x9f]*$", examples=["mail"])]
 
@@ -69,26 +61,6 @@ async def tune(name: Name, wanted: TuneQueue, door: OpenDoor, actor: Actor) -> T
     for action in weighing:
         await door.act(action, actor)
     return Tuned(name=name, fair=fair_queue, weights=wanted.weights, settled=settled)
-
-
-async def make_fair(door: Door, name: str, actor: str, *, fair_queue: bool, patience: float = PATIENCE) -> bool:
-    """Make a queue fair, with the tasks that wait in it, or ordinary; False as `fairness.set_fair` has it."""
-    number = await door.act(actions.make_fair(name, fair_queue=fair_queue), actor)
-    deadline = time.monotonic() + patience
-    while fair_queue:
-        settled = await door.run(lambda: fair.settled(number))
-        moved = await _move(door, name, deadline)  # in this order: what was written before it was settled is found
-        if (settled and moved) or time.monotonic() >= deadline:
-            return settled and moved
-        await asyncio.sleep(_PAUSE)
-    return True
-
-
-async def _move(door: Door, name: str, deadline: float) -> bool:
-    after: UUID | None = UUID(int=0)
-    while after is not None and time.monotonic() < deadline:
-        after = (await door.run(lambda after=after: fair.move(name, after, _ROOM))).last  # type: ignore[misc]  # bound now
-    return after is None
 
 
 @runners_router.get("", operation_id="list_runners")

@@ -27,9 +27,6 @@ from taskrunner.reads.views import MOST_IDS
 from taskrunner.store.bulk import When
 from taskrunner.wording import some
 
-MOST = 100_000
-"""Tasks of one form, some ten seconds; the command line has no such limit."""
-
 
 class Verb(NamedTuple):
     """One thing that is done with several tasks: its words."""
@@ -84,8 +81,8 @@ async def ask_about(request: Request, asked: Asked, error: str = "") -> Response
         title=f"{verb.word}: {_counted(found)}?",
         verb=verb,
         found=found,
-        able=found.exact and 0 < found.count <= MOST,
-        most=MOST,
+        able=found.exact and 0 < found.count <= bulk.MOST,
+        most=bulk.MOST,
         address=f"/ui/act/{asked.verb}",
         hidden=hidden,
         ids=asked.ids,
@@ -110,7 +107,7 @@ async def do_many(request: Request) -> Response:
     now = await door.run(reads.now)
     order = _order(asked, min(_instant(form, now), now), asked.when)
     expected = _number(form.get("expected", [""])[0], len(asked.ids))
-    pieces = bulk.apply(order, f"ui:{who_of(request).name}", expected=expected, most=MOST)
+    pieces = bulk.apply(order, f"ui:{who_of(request).name}", expected=expected, most=bulk.MOST)
     outcome: Outcome = await bulk.adrive(door.run, pieces)
     return await did(request, _told(VERBS[asked.verb], outcome), command=order.command, back=asked.back)
 

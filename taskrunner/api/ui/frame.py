@@ -22,9 +22,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from taskrunner.actions import Action
 from taskrunner.api.door import door_of
+from taskrunner.api.kept import kept_of
 from taskrunner.api.security import who_of
 from taskrunner.api.ui.assets import asset_url
-from taskrunner.api.ui.kept import kept_of
 from taskrunner.api.ui.words import FILTERS
 from taskrunner.jsonvalue import readable
 

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from taskrunner import reads
 from taskrunner.api.door import door_of
+from taskrunner.api.kept import kept
 from taskrunner.api.ui.frame import page
-from taskrunner.api.ui.kept import kept
 from taskrunner.api.ui.pictures import Split, pictures, share
 from taskrunner.errors import InvalidArgument
 from taskrunner.reads import RANGES, Chart, ChartFilter, Status

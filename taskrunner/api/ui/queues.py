@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from taskrunner import actions, reads
 from taskrunner.api.door import door_of
-from taskrunner.api.routes.queues import make_fair
+from taskrunner.api.kept import kept
 from taskrunner.api.security import who_of
+from taskrunner.api.turns import make_fair
 from taskrunner.api.ui.frame import ask, check_writes, did, do, form_of, page
-from taskrunner.api.ui.kept import kept
 from taskrunner.api.ui.questions import Question, address, named, settle
 from taskrunner.errors import InvalidArgument
 from taskrunner.reads import Status

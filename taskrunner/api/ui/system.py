@@ -10,8 +10,8 @@ from starlette.responses import Response
 from taskrunner import reads, schema
 from taskrunner.api.consultation import Consultation
 from taskrunner.api.door import door_of
+from taskrunner.api.kept import kept
 from taskrunner.api.ui.frame import page
-from taskrunner.api.ui.kept import kept
 from taskrunner.settings import explain
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
