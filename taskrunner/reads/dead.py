@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -48,6 +49,7 @@ def dead_groups(type_: str | None = None, room: int = ROOM) -> Op[DeadGroups]:
     return Op(sql.DEAD_ERRORS, {"type": type_, "room": room}, read)
 
 
+@lru_cache(2 * ROOM)  # the pages look at the same ones again and again
 def alike(message: str | None) -> str:
     """Return the first line of an error without what tells one task from the next."""
     line = (message or "").strip().partition("\n")[0][:_LONGEST]

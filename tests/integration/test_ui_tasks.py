@@ -176,6 +176,17 @@ async def test_a_list_reads_the_beginning_of_what_is_big(
     assert "hunter2" not in page
 
 
+async def test_a_message_is_looked_into_once_however_often_its_page_is_refreshed(
+    ui: httpx.AsyncClient, conn: Any
+) -> None:
+    bury(conn, f"order {uuid7()} is lost")
+    await shown(ui, "/ui/dead")
+    before = alike.cache_info()
+    assert "order &lt;id&gt; is lost" in await shown(ui, "/ui/dead")
+    after = alike.cache_info()
+    assert (after.misses, after.hits) == (before.misses, before.hits + 1)
+
+
 async def test_filters_become_part_of_the_search(ui: httpx.AsyncClient) -> None:
     answer = await ui.get("/ui/tasks?q=state:dead+type:Old+error:%22timed+out%22&type=Mail&queue=&tenant=a+b")
     assert answer.status_code == 303
