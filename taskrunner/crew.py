@@ -95,13 +95,16 @@ class Crew:
         """Stop what still runs; returns the number of stray threads, with which only `os._exit` leaves."""
         return await self._executors.close()
 
-    def room(self) -> int:
-        """How many claims more are wanted: for the free slots, and ahead of need as many as are done at once.
+    def capacity(self) -> int:
+        """How many claims there may be: one for each slot, and ahead of need as many as are done at once.
 
         Without a recorder nobody knows after our death which of the claims had started: none is taken ahead then.
         """
-        ahead = self._pace.ahead() if self._recorder is not None else 0
-        return self._slots + ahead - len(self.active) - len(self._waiting) - len(self._ready)
+        return self._slots + (self._pace.ahead(self._slots) if self._recorder is not None else 0)
+
+    def room(self) -> int:
+        """How many claims more are wanted."""
+        return self.capacity() - len(self.active) - len(self._waiting) - len(self._ready)
 
     @property
     def strays(self) -> int:

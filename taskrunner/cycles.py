@@ -27,7 +27,7 @@ from taskrunner.store.task import Cycle, Cycled, Started
 T = TypeVar("T")
 
 _LANES = 2
-_CLAIMS = 300  # in one cycle: with more of them each costs no less, but the reply keeps everybody waiting
+_CLAIMS = 500  # in one cycle: with more of them each costs no less, but the reply keeps everybody waiting
 _GATHER = 0.002  # seconds from one cycle to the next, unless there is much to do: a quiet runner does not wait
 _MARK_AFTER = 0.25  # seconds: a run shorter than this never needs its start in the database
 _MARK_EVERY = 0.1
@@ -62,7 +62,6 @@ class Cycles:
         self._claim_is_start, self._may_start = claim_is_start, may_start
         self.refusing = False
         self._poll = settings.poll.total_seconds()
-        self._much = max(1, settings.concurrency // 4)  # what is worth a second cycle beside one in flight
         self._sent_at = 0.0
         self._asked_for = 0  # claims that cycles in flight may bring
         self._leaving = False  # a cycle has been sent that has not yet taken its letters
@@ -74,19 +73,17 @@ class Cycles:
         self.landed_well = 0
 
     def room(self) -> int:
-        """Return how many claims the next cycle should ask for."""
-        return min(self._crew.room() - self._asked_for, _CLAIMS)
+        """Return how many claims the next cycle should ask for: a lane's share, or one takes all and one waits."""
+        return min(self._crew.room() - self._asked_for, self._share())
 
     def take_off(self, runner_id: UUID, room: int) -> bool:
-        """Send a cycle if there is a lane for it and enough to do."""
-        alone = len(self._idle) == _LANES
-        if (
-            not self._idle
-            or self._leaving
-            or (alone and self._gathering() and max(room, len(self._crew.outbox)) < self._much)
-        ):
+        """Send a cycle if there is a lane for it and enough to do: beside one in flight, a lane's whole share."""
+        if not self._idle or self._leaving:
             return False
-        least = 1 if alone else self._much
+        alone, share = len(self._idle) == _LANES, self._share()
+        if alone and self._gathering() and max(room, len(self._crew.outbox)) < share:
+            return False
+        least = 1 if alone else share
         plan = self._prospects.take() if room >= least else None
         if plan is None and not self._worth_writing(least):
             return False
@@ -155,6 +152,9 @@ class Cycles:
             await lane.close()
 
     # ── one flight ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _share(self) -> int:
+        return min(-(-self._crew.capacity() // _LANES), _CLAIMS)
 
     def _worth_writing(self, least: int) -> bool:
         outbox = self._crew.outbox

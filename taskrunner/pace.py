@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 _LEAD = 0.03  # seconds of work that is claimed ahead: a few round trips, so that the claim is off the tasks' path
-_MOST = 500  # claims ahead, however fast they end
+_ENOUGH = 1000  # claims in our hands, beyond which none is taken ahead: two full cycles keep runner and server busy
 _SAMPLE = 0.01  # seconds between two samples, at least
 _MEMORY = 0.05  # seconds in which a rate is forgotten
 
@@ -22,11 +22,11 @@ class Pace:
         """Note that a run has ended."""
         self._count += 1
 
-    def ahead(self) -> int:
-        """Return how many claims are ended in `_LEAD` at the present rate: none where tasks are long."""
+    def ahead(self, slots: int) -> int:
+        """Return how many claims more than slots end in `_LEAD` at the present rate: none where tasks are long."""
         now = time.monotonic()
         span = now - self._since
         if span >= _SAMPLE:
             self._rate += (self._count / span - self._rate) * min(1.0, span / _MEMORY)
             self._count, self._since = 0, now
-        return min(_MOST, int(self._rate * _LEAD))
+        return max(0, min(_ENOUGH - slots, int(self._rate * _LEAD)))
