@@ -23,6 +23,7 @@ from psycopg.pq import ExecStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.array import ListBinaryDumper
 
+from taskrunner import columns
 from taskrunner.errors import AccessDenied, DatabaseUnreachable, SchemaBehind, TaskrunnerError
 
 T = TypeVar("T")
@@ -257,12 +258,14 @@ _SESSION = """SELECT set_config('default_transaction_isolation', 'read committed
 def configure(conn: Connection[Any]) -> None:
     """Give a fresh connection the session that our statements rely on."""
     conn.adapters.register_dumper(list, ListBinaryDumper)  # arrays as text cost four times as much
+    columns.register(conn.adapters)
     conn.execute(_SESSION)
 
 
 async def aconfigure(conn: AsyncConnection[Any]) -> None:
     """Give a fresh connection the session that our statements rely on."""
     conn.adapters.register_dumper(list, ListBinaryDumper)
+    columns.register(conn.adapters)
     await conn.execute(_SESSION)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from taskrunner.buckets import BOUNDS
+from taskrunner.columns import Bigints, Doubles, Texts, Uuids
 from taskrunner.db import Op, Row, Steps, column, nothing
 from taskrunner.statements import cycle as hot
 from taskrunner.statements import enqueue
@@ -218,12 +219,16 @@ def distinct_priorities(asked: Cycle) -> bool:
 def cycle_params(asked: Cycle) -> dict[str, Any]:
     """Return the parameters that all cycles have."""
     fronts = asked.fronts
+    ids, claim_nos, run_seconds, ages, states, results, _ = zip(*asked.endings, strict=True) if asked.endings else _NONE
     return {
         "runner_id": asked.runner_id,
-        **_ids(asked.endings),
-        "states": [ending.state for ending in asked.endings],
-        "results": [ending.detail for ending in asked.endings],
-        **_durations(asked.endings),
+        "ids": Uuids(ids),
+        "claim_nos": Bigints(claim_nos),
+        "run_seconds": Doubles(run_seconds),
+        "ages": Doubles(ages),
+        "bounds": BOUNDS,
+        "states": Texts(states),
+        "results": Texts(results),
         "started_ids": [start.id for start in asked.started],
         "started_claim_nos": [start.claim_no for start in asked.started],
         "started_ages": [start.age for start in asked.started],
@@ -236,6 +241,9 @@ def cycle_params(asked: Cycle) -> dict[str, Any]:
         "suspects": asked.suspects,
         "start": asked.start,
     }
+
+
+_NONE: tuple[tuple[Any, ...], ...] = ((),) * len(Ending._fields)
 
 
 def _cycled(rows: Sequence[Row]) -> Cycled:
