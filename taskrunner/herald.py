@@ -17,7 +17,7 @@ import psycopg
 
 from taskrunner.db import Op
 from taskrunner.errors import TaskrunnerError
-from taskrunner.store.task import Due, announce
+from taskrunner.store.task import Due, announce_alone
 
 log = logging.getLogger("taskrunner.herald")
 
@@ -90,7 +90,7 @@ class _Pending:
         self._open_at = now + self._window
         self._several = False
         taken, self._fronts = self._fronts, {}
-        return announce([task._replace(due_in=due_at - now) for due_at, task in taken.values()])
+        return announce_alone([task._replace(due_in=due_at - now) for due_at, task in taken.values()])
 
     def sent(self, began: float) -> None:
         """Note that a word has been sent, which was begun at this time."""

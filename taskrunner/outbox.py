@@ -145,7 +145,7 @@ class Outbox:
         back, self._back = self._back, []
         try:
             if soon := [task for task in back if task.due_in < _SOON]:
-                await pump(store.announce(soon))
+                await pump(store.announce_alone(soon))
         except BaseException:
             self._back += back
             raise

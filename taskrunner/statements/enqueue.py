@@ -135,3 +135,10 @@ SELECT n.id, coalesce(same.id, keyed.id, ticked.id, ended.id, dead.id)
 NOTIFY = """
 SELECT pg_notify('taskrunner', n.message) FROM unnest(%(messages)s::text[]) AS n(message)
 """
+
+# The same in a transaction of its own. A NOTIFY takes a transaction id, so its commit would wait for the disk as any
+# other: a fifth of a millisecond, for what no crash could lose that the runners' own looks do not find.
+WORD = """
+SELECT pg_notify('taskrunner', n.message), set_config('synchronous_commit', 'off', true)
+  FROM unnest(%(messages)s::text[]) AS n(message)
+"""

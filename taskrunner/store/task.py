@@ -188,13 +188,22 @@ HINTS = 8
 
 def announce(due: Sequence[Due]) -> Op[None]:
     """Tell the runners: of each queue, type and priority the earliest maturity. Sent when the caller commits."""
+    return Op(enqueue.NOTIFY, {"messages": _messages(due)}, nothing)
+
+
+def announce_alone(due: Sequence[Due]) -> Op[None]:
+    """Tell them so in a transaction that holds nothing else: it is not made durable."""
+    return Op(enqueue.WORD, {"messages": _messages(due)}, nothing)
+
+
+def _messages(due: Sequence[Due]) -> list[str]:
     fronts: dict[str, dict[tuple[str | None, int], float]] = {}
     for task in due:
         front = fronts.setdefault(task.queue, {})
         key = (task.type, task.priority)
         front[key] = min(front.get(key, task.due_in), task.due_in)
     hints = [hint for queue, front in fronts.items() for hint in _hints(queue, front)]
-    return Op(enqueue.NOTIFY, {"messages": [json.dumps(hint._asdict()) for hint in hints]}, nothing)
+    return [json.dumps(hint._asdict()) for hint in hints]
 
 
 def _hints(queue: str, fronts: Mapping[tuple[str | None, int], float]) -> list[Hint]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -20,7 +21,7 @@ from taskrunner.asyncqueue import AsyncTaskQueue
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.herald import AsyncHerald, Herald
 from taskrunner.queue import TaskQueue
-from taskrunner.store.task import CHANNEL, Due, Hint, hint
+from taskrunner.store.task import CHANNEL, Due, Hint, announce, announce_alone, hint
 from taskrunner.task import Task
 from tests.engine import WAIT, Engine
 from tests.integration.test_enqueue import AnyDoor
@@ -237,3 +238,15 @@ def test_many_threads_of_one_door_share_its_words(engine: Engine, echo: Any, ear
 async def heard(ear: Ear, condition: Callable[[list[Hint]], bool]) -> None:
     """Wait without holding up the loop, which may have something to tell."""
     await asyncio.to_thread(ear.until, condition)
+
+
+def test_a_word_is_not_made_durable_and_what_its_connection_does_next_is(engine: Engine) -> None:
+    with db.connect(engine.url) as conn:
+        conn.execute("SET synchronous_commit = on")
+        with conn.transaction():
+            db.execute(conn, announce_alone([Due(UUID(int=1), "default", 100, 0.0, "Echo")]))
+            assert conn.execute("SHOW synchronous_commit").fetchone() == ("off",)
+        assert conn.execute("SHOW synchronous_commit").fetchone() == ("on",)
+        with conn.transaction():
+            db.execute(conn, announce([Due(UUID(int=1), "default", 100, 0.0, "Echo")]))
+            assert conn.execute("SHOW synchronous_commit").fetchone() == ("on",)
