@@ -13,9 +13,10 @@ from tests.e2e.browser.conftest import Site
 LISTS = {name.lower(): address for name, address, _ in PAGES}
 """Each page of the navigation by its name."""
 
-_AXE = """() => axe.run({
-    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], resultTypes: ["violations"]
-}).then(found => found.violations.map(one =>
+_WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+_OF_COLOURS = ["color-contrast", "link-in-text-block"]
+
+_AXE = """rules => axe.run({ runOnly: rules, resultTypes: ["violations"] }).then(found => found.violations.map(one =>
     `${one.id}: ${one.help}: ` + one.nodes.slice(0, 4).map(
         node => `${node.html.slice(0, 160)} ${node.failureSummary}`).join(" | ")
 ))"""
@@ -52,10 +53,12 @@ def details(site: Site) -> dict[str, str]:
 
 
 def violations(page: Page) -> list[str]:
-    """Return what axe finds wrong by WCAG 2.0, 2.1 and 2.2, A and AA."""
+    """Return what axe finds wrong by WCAG 2.0, 2.1 and 2.2, A and AA: in light, and of the colours in dark too."""
     page.evaluate(AXE_SCRIPT)
-    found: list[str] = page.evaluate(_AXE)
-    return found
+    page.emulate_media(color_scheme="light")
+    found = [f"{page.url}: {one}" for one in page.evaluate(_AXE, _WCAG)]
+    page.emulate_media(color_scheme="dark")
+    return found + [f"{page.url}, dark: {one}" for one in page.evaluate(_AXE, _OF_COLOURS)]
 
 
 def injected(page: Page) -> list[str]:

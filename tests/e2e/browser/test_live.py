@@ -13,6 +13,7 @@ from playwright.sync_api import TimeoutError as TooLate
 from taskrunner import schema
 from taskrunner.embedded import Cluster
 from tests.e2e.browser.conftest import DEMO, Site, watched
+from tests.e2e.browser.pages import violations
 from tests.processes import eventually, fleet
 
 LIVE = re.compile("live")
@@ -170,6 +171,7 @@ def test_a_stopped_database_is_said_and_recovered_from(browser: Browser, cluster
             assert answer is not None
             assert answer.status == 503
             expect(other.get_by_role("alert")).to_contain_text("database")
+            assert not violations(other)
             cluster.start()
             page.bring_to_front()
             expect(page.locator(".live")).to_have_attribute("data-state", "live", timeout=60_000)
