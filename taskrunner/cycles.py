@@ -29,6 +29,7 @@ T = TypeVar("T")
 _LANES = 2
 _CLAIMS = 500  # in one cycle: with more of them each costs no less, but the reply keeps everybody waiting
 _GATHER = 0.002  # seconds from one cycle to the next, unless there is much to do: a quiet runner does not wait
+_LATE = 0.1  # seconds: a reply that takes longer is no longer waited for by what is less than a share
 _MARK_AFTER = 0.25  # seconds: a run shorter than this never needs its start in the database
 _MARK_EVERY = 0.1
 _REST = 15.0  # seconds that a runner with nothing at all to do waits at most
@@ -77,15 +78,13 @@ class Cycles:
         return min(self._crew.room() - self._asked_for, self._share())
 
     def take_off(self, runner_id: UUID, room: int) -> bool:
-        """Send a cycle if there is a lane for it and enough to do: beside one in flight, a lane's whole share."""
+        """Send a cycle if there is a lane for it and enough to do: a lane's whole share, or anything after a while."""
         if not self._idle or self._leaving:
             return False
-        alone, share = len(self._idle) == _LANES, self._share()
-        if alone and self._gathering() and max(room, len(self._crew.outbox)) < share:
-            return False
-        least = 1 if alone else share
-        plan = self._prospects.take() if room >= least else None
-        if plan is None and not self._worth_writing(least):
+        least = self._share() if self._gathering() else 1
+        writing = self._worth_writing(least)
+        plan = self._prospects.take() if room >= least or (writing and room > 0) else None
+        if plan is None and not writing:
             return False
         self._sent_at, self._leaving = time.monotonic(), True
         self._spawn(self._cycle(self._idle.pop(), runner_id, plan, room if plan else 0), self.flying)
@@ -101,7 +100,7 @@ class Cycles:
         """Return how long there is nothing to send, if nothing happens."""
         # While claims are held: endings that met a lock, starts to be marked.
         waits = [_MARK_AFTER if self._crew.held else _REST]
-        if len(self._idle) == _LANES:  # else a reply comes soon
+        if self._idle:
             if self._crew.outbox:
                 waits.append(self._gathering())
             if room > 0:
@@ -111,8 +110,12 @@ class Cycles:
         return max(0.0005, min(waits))
 
     def _gathering(self) -> float:
-        """Return the seconds for which little things to do are left to become more: a cycle of one task costs most."""
-        return max(0.0, self._sent_at + _GATHER - time.monotonic())
+        """Return the seconds for which little things to do are left to become more: a cycle of one task costs most.
+
+        Beside a cycle in flight, until its reply: it comes soon, unless somebody's lock holds it up.
+        """
+        gather = _GATHER if len(self._idle) == _LANES else _LATE
+        return max(0.0, self._sent_at + gather - time.monotonic())
 
     def raise_failure(self) -> None:
         """Raise what the last failed flight failed of, once."""

@@ -15,10 +15,11 @@ import psycopg
 import pytest
 
 from taskrunner import events, register_task
+from taskrunner.db import PATIENCE
 from taskrunner.store import steering
 from taskrunner.task import Task
 from taskrunner.wake import Listener
-from tests.engine import WAIT, Engine, Running
+from tests.engine import WAIT, Engine, Running, holding
 from tests.silencer import Silencer
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +54,27 @@ async def test_a_notification_alone_wakes_an_idle_runner(engine: Engine, echo: A
         async with idle(engine, poll=NEVER) as running:
             for _ in range(5):
                 await running.ended(door.add(echo()).id)
+
+
+SLOW_END = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(58); RETURN NEW; END';
+CREATE TRIGGER slow BEFORE INSERT ON taskrunner.task_history FOR EACH ROW WHEN (NEW.payload ->> 'n' = '1')
+EXECUTE FUNCTION slow()
+"""
+
+
+async def test_an_ending_that_is_held_up_keeps_no_new_task_from_starting(engine: Engine, echo: Any) -> None:
+    """SPEC CLM 23: one of the two cycles in flight waits, and what there is to do is less than the other's share."""
+    engine.conn.execute(SLOW_END)
+    with engine.door() as door:
+        async with idle(engine, poll=NEVER) as running:
+            with holding(engine.url, "SELECT pg_advisory_xact_lock(58)"):
+                slow = door.add(echo(n=1)).id
+                await running.until(events.Ended)
+                async with asyncio.timeout(PATIENCE / 2):  # before the connection that waits is given up
+                    await running.ended(door.add(echo(n=2)).id)
+                assert engine.value("SELECT count(*) FROM taskrunner.task WHERE id = %s", slow) == 1
+            await running.ended(slow)
 
 
 async def test_the_poll_alone_finds_work_too(engine: Engine, echo: Any) -> None:
