@@ -691,7 +691,7 @@ async def test_a_drain_with_no_grace_that_meets_a_fresh_claim_releases_it(
         async def run(self) -> None: ...
 
     with engine.door() as door:
-        async with engine.running(grace=timedelta(0), concurrency=3) as running:
+        async with engine.running(grace=timedelta(0), concurrency=6) as running:  # of which a cycle claims half
             with events.on(events.Claimed, lambda _: running.runner.stop()):
                 ids = [answer.id for answer in door.add_many([Echo() for _ in range(3)])]
                 await running.until(events.Settled, 3)
