@@ -36,7 +36,7 @@ def pickup(context: Context) -> list[Figure]:
 def await_idle(db: Database, workers: Team) -> None:
     """Wait until a runner has joined and listens, so that no start-up is measured."""
     ready = """SELECT EXISTS (SELECT FROM taskrunner.runner) AND EXISTS (SELECT FROM pg_stat_activity
-                WHERE datname = current_database() AND application_name = 'taskrunner listen')"""
+                WHERE datname = current_database() AND application_name LIKE 'taskrunner listen%')"""
     with db.connect() as conn:
 
         def idle() -> bool:

@@ -22,7 +22,7 @@ from benchmarks.peers.table import series
 
 DOCS = ROOT / "docs"
 PAGE, README = DOCS / "benchmarks.md", ROOT / "README.md"
-METHOD = Path(__file__).with_name("method.md")
+METHOD, BOUNDS = Path(__file__).with_name("method.md"), Path(__file__).with_name("bounds.md")
 PICTURES = (DOCS / "benchmarks.png", DOCS / "benchmarks.svg")
 BLOCK = re.compile(r"(?<=<!-- bench:begin -->\n).*?(?=<!-- bench:end -->)", re.S)
 
@@ -146,6 +146,7 @@ def _targets(bench: Run | None) -> Iterator[str]:
     for row in sorted(rows, key=lambda row: row.number):
         yield from _target_lines(row)
     yield ""
+    yield from BOUNDS.read_text(encoding="utf-8").splitlines()
 
 
 def _target_lines(row: Row) -> Iterator[str]:
