@@ -25,8 +25,8 @@ SHORTEST, LONGEST = 0.002, 0.01
 """Seconds between two words of a door: they double as long as each word tells of several enqueues."""
 
 SHARE, BUSIEST = 0.05, 0.03
-"""The part of a door's time that may go into words: where one takes 1 ms, as with eight producers on two cores, the
-next comes 20 ms later; never more than 30."""
+"""The part of a door's time that may go into words, as soon as one tells of several enqueues: where it takes 1 ms, as
+with eight producers on two cores, the next comes 20 ms later; never more than 30."""
 
 GRACE = 0.002
 """Seconds that a waiting word is left for the next enqueue to take along, which is cheaper than a thread's waking."""
@@ -44,6 +44,7 @@ class _Pending:
     def __init__(self) -> None:
         self._fronts: dict[tuple[str, str | None, int], tuple[float, Due]] = {}
         self._several = False  # enqueues since the last word
+        self._crowded = False  # the last word told of several
         self._window = SHORTEST
         self._open_at = 0.0
 
@@ -86,16 +87,17 @@ class _Pending:
         if not self._fronts:
             return None
         now = time.monotonic()
-        self._window = min(2 * self._window, LONGEST) if self._several else SHORTEST
+        self._crowded, self._several = self._several, False
+        self._window = min(2 * self._window, LONGEST) if self._crowded else SHORTEST
         self._open_at = now + self._window
-        self._several = False
         taken, self._fronts = self._fronts, {}
         return announce_alone([task._replace(due_in=due_at - now) for due_at, task in taken.values()])
 
     def sent(self, began: float) -> None:
-        """Note that a word has been sent, which was begun at this time."""
-        took = time.monotonic() - began
-        self._open_at = max(self._open_at, began + min(took / SHARE, BUSIEST))
+        """Note that a word has been sent, which was begun at this time; a task that comes alone waits for no share."""
+        if self._crowded:
+            took = time.monotonic() - began
+            self._open_at = max(self._open_at, began + min(took / SHARE, BUSIEST))
 
 
 class Herald:
