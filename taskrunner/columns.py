@@ -80,12 +80,14 @@ class _Texts(_Array):
     oid, element = 1009, 25
 
     def elements(self, obj: Sequence[str | None]) -> bytes:  # type: ignore[override]
-        written = {each: _NULL if each is None else _text(each) for each in set(obj)}
+        # Not UTF-8 in every session: behind a pooler it may be what the URL or the environment says.
+        encoding = self.connection.info.encoding if self.connection is not None else "utf-8"
+        written = {each: _NULL if each is None else _text(each, encoding) for each in set(obj)}
         return b"".join([written[each] for each in obj])
 
 
-def _text(each: str) -> bytes:
-    data = each.encode()
+def _text(each: str, encoding: str) -> bytes:
+    data = each.encode(encoding)
     return _LENGTH.pack(len(data)) + data
 
 

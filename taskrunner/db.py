@@ -252,7 +252,8 @@ def arguments(url: str, *, name: str, prepare: bool = True) -> dict[str, Any]:
 # What our statements rely on, whatever the database's, the role's or the client's defaults are.
 _SESSION = """SELECT set_config('default_transaction_isolation', 'read committed', false),
     set_config('default_transaction_read_only', 'off', false),
-    set_config('TimeZone', 'UTC', false), set_config('jit', 'off', false)"""
+    set_config('TimeZone', 'UTC', false), set_config('jit', 'off', false),
+    set_config('client_encoding', 'UTF8', false)"""
 
 
 def configure(conn: Connection[Any]) -> None:

@@ -196,9 +196,12 @@ class Prospects:
         self.distrust()
 
     def wait(self) -> float:
-        """Return the seconds until something is due in a queue that nobody is asking; infinity if none is known."""
+        """Return the seconds until a queue is worth asking, as far as is known; infinity if none is."""
+        now = time.monotonic()
+        if any(queue.asking and self._worth(queue, now) for queue in self._queues.values()):
+            return 0.0
         first = min((queue.due_at() for queue in self._queues.values() if not queue.asking), default=_NEVER)
-        return max(0.0, first - time.monotonic())
+        return max(0.0, first - now)
 
     def _worth(self, queue: _Queue, now: float) -> bool:
         # Where the next claim of a fair queue begins is what this one will say; of many tenants one turn is no matter.
