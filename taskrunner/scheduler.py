@@ -37,7 +37,7 @@ MAINTAIN_EVERY = timedelta(hours=1)
 CONTENDED = 0.1  # s, when all that is due is in other schedulers' hands
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # s, after trouble with the database
 LONGEST_HOLD = 30.0  # s, for a schedule whose ticks fail
-_PARTING = 0.3  # s, for what is under way when the scheduler is told to stop
+_PARTING = (0.3, 0.05, 0.05)  # s, for what is under way when told to stop: to end, to heed a cancel, and another
 
 _OUTAGE = (DatabaseUnreachable, SchemaBehind)
 _PASSING = (
@@ -234,7 +234,7 @@ class Holds:
 async def _part(*tasks: asyncio.Task[Any]) -> None:
     """Let tasks end by themselves, then cancel them: psycopg then asks the server, and a second cancel ends that."""
     waiting = set(tasks)
-    for patience in (_PARTING, 0.05, 0.05):
+    for patience in _PARTING:
         if waiting:
             _, waiting = await asyncio.wait(waiting, timeout=patience)
         for task in waiting:
