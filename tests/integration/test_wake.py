@@ -87,16 +87,14 @@ async def test_the_poll_alone_finds_work_too(engine: Engine, echo: Any) -> None:
 
 
 async def test_an_idle_runner_starts_a_new_task_at_once(engine: Engine, echo: Any) -> None:
-    """SPEC WAK 46: the bound here is generous, the benchmark has the exact one."""
+    """SPEC WAK 46: it happens, whatever else this machine is busy with; the benchmark tells how often."""
     with engine.door() as door:
-        async with idle(engine) as running:
-            delays = []
-            for _ in range(20):
+        async with idle(engine, poll=NEVER) as running, asyncio.timeout(WAIT):
+            delay = 1.0
+            while delay > 0.2:
                 asked = time.monotonic()
-                id_ = (await asyncio.to_thread(door.add, echo())).id
-                await running.started(id_)
-                delays.append(time.monotonic() - asked)
-    assert sorted(delays)[10] < 0.2, delays
+                await running.started((await asyncio.to_thread(door.add, echo())).id)
+                delay = time.monotonic() - asked
 
 
 async def test_a_task_that_matures_soon_starts_then_by_a_timer(engine: Engine, echo: Any) -> None:
@@ -105,7 +103,7 @@ async def test_a_task_that_matures_soon_starts_then_by_a_timer(engine: Engine, e
         async with idle(engine, poll=NEVER) as running:
             (view,) = await running.ended(door.add(echo(), delay=0.3).id)
     assert view.started_at is not None
-    assert timedelta(0) <= view.started_at - view.maturity_at < timedelta(seconds=2)
+    assert view.started_at >= view.maturity_at
 
 
 async def test_of_a_batch_the_earliest_maturity_wakes_and_the_rest_follows(engine: Engine, echo: Any) -> None:
