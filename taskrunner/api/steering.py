@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from taskrunner.api.models import Body, Instant, TaskQuery
 from taskrunner.errors import InvalidArgument
 from taskrunner.listing import searched
-from taskrunner.reads import AuditEntry, AuditFilter, DeadView, Queue, Runner, Schedule, TaskFilter
+from taskrunner.reads import PAGE, AuditEntry, AuditFilter, DeadView, Queue, Runner, Schedule, TaskFilter
 from taskrunner.reads.views import Text
 from taskrunner.registry import CatchUp
 from taskrunner.settings import parse_duration
@@ -177,10 +177,21 @@ class Ticks(BaseModel):
     local: list[str]
 
 
+class ScheduleQuery(BaseModel):
+    """Which schedules to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: Text | None = Field(None, description="Only this tenant's.")
+    limit: int = Field(PAGE, ge=1, le=1000)
+    after: Text | None = Field(None, description="The `next` of the page before.")
+
+
 class ScheduleList(BaseModel):
-    """Schedules, the next to tick first."""
+    """A page of schedules, the next to tick first; `next` is the `after` of the next page, and null on the last."""
 
     schedules: list[Schedule]
+    next: str | None
 
 
 class QueueList(BaseModel):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taskrunner.cli.options import AsJson, duration, instant
+from taskrunner.cli.options import AsJson, Limit, duration, instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,15 +50,26 @@ Priority = Annotated[int | None, typer.Option(help="Larger is more urgent.", sho
 
 @app.command("list", epilog="Example: taskrunner schedules list")
 def list_(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, as_json: AsJson = False
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    limit: Limit = 100,
+    after: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Go on after this place, which the page before has told.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List schedules, the next to tick first."""
+    """List schedules, the next to tick first.
+
+    Where there are more than the limit, the pages go by tenant and name.
+    """
     from taskrunner import console, reads
-    from taskrunner.cli.session import emit, session
+    from taskrunner.cli.session import emit, session, talk
 
     with session() as opened:
-        found, now, there = opened.run(reads.schedules(tenant)), opened.run(reads.now()), opened.run(reads.runners())
-    emit(found, as_json, lambda: console.show_schedules(found, now, there))
+        page = opened.run(reads.schedule_page(tenant, after=after, limit=limit))
+        now, there = opened.run(reads.now()), opened.run(reads.runners())
+    emit(page.items, as_json, lambda: console.show_schedules(page.items, now, there))
+    if page.next is not None:
+        talk(f"there are more: --after {page.next}")
 
 
 @app.command(epilog="Example: taskrunner schedules show DailyReport --json")

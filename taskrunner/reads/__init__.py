@@ -12,7 +12,7 @@ from taskrunner.reads.audit import AuditEntry, AuditFilter, AuditPage, audit_of,
 from taskrunner.reads.charts import RANGES, Chart, ChartFilter, chart
 from taskrunner.reads.dead import DeadGroup, DeadGroups, dead_groups
 from taskrunner.reads.figures import known_types, now, recent, stats, status
-from taskrunner.reads.fleet import at_work, live_runners, queues, runners, schedule_named, schedules, unattended
+from taskrunner.reads.fleet import at_work, live_runners, queues, runners, unattended
 from taskrunner.reads.flows import FlowTask, FlowView, TaskDetail, detail, flow
 from taskrunner.reads.log import LAST_LINES, LogLine, LogPage, last_lines, log_lines
 from taskrunner.reads.reason import why
@@ -27,6 +27,7 @@ from taskrunner.reads.tasks import (
     successor_by_id,
     task_by_id,
 )
+from taskrunner.reads.timetable import PAGE, SchedulePage, schedule_named, schedule_page, schedules
 from taskrunner.reads.views import (
     AtWork,
     Counts,
@@ -44,6 +45,7 @@ from taskrunner.reads.views import (
 
 __all__ = [
     "LAST_LINES",
+    "PAGE",
     "RANGES",
     "ROOM",
     "AtWork",
@@ -65,6 +67,7 @@ __all__ = [
     "Recent",
     "Runner",
     "Schedule",
+    "SchedulePage",
     "Server",
     "Status",
     "TableSize",
@@ -94,6 +97,7 @@ __all__ = [
     "retrying",
     "runners",
     "schedule_named",
+    "schedule_page",
     "schedules",
     "server",
     "stats",

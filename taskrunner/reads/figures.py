@@ -6,8 +6,9 @@ from collections.abc import Collection
 from datetime import datetime
 
 from taskrunner.db import Op, Steps, column, scalar
-from taskrunner.reads.fleet import queues_of, queues_with, runners, schedules
+from taskrunner.reads.fleet import queues_of, queues_with, runners
 from taskrunner.reads.live import Waiting, longest, waiting
+from taskrunner.reads.timetable import schedules
 from taskrunner.reads.views import Counts, Recent, Status, TypeCounts
 from taskrunner.statements import reads as sql
 from taskrunner.states import HISTORY

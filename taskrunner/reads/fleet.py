@@ -1,20 +1,16 @@
-"""Runners, queues and schedules as people see them."""
+"""Runners and queues as people see them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from taskrunner.db import Op, Row, Steps, scalar
-from taskrunner.errors import TriggerInvalid
 from taskrunner.reads.live import Waiting, longest, waiting
-from taskrunner.reads.views import AtWork, Queue, Runner, Schedule
-from taskrunner.redaction import covered_pattern
+from taskrunner.reads.views import AtWork, Queue, Runner
 from taskrunner.statements import reads as sql
 
 _RUNNER_FIELDS = tuple(Runner.model_fields)
-_SCHEDULE_FIELDS = tuple(name for name in Schedule.model_fields if name != "description")
 _UNATTENDED = "no live runner knows {}: it waits until one starts (`taskrunner start all`)"
 
 
@@ -81,28 +77,3 @@ def _add(queue: Queue, row: Waiting) -> None:
     queue.due += row.due
     queue.running += row.running
     queue.oldest_due_seconds = longest(queue.oldest_due_seconds, row.oldest_due_seconds)
-
-
-def schedules(tenant: str | None = None) -> Op[list[Schedule]]:
-    """Return every schedule, or a tenant's, the next to tick first, those without a next tick last."""
-    return Op(sql.SCHEDULES, {"tenant": tenant}, _read_schedules)
-
-
-def schedule_named(name: str, tenant: str = "default") -> Op[Schedule | None]:
-    """Return the tenant's schedule of that name."""
-    params = {"name": name, "tenant": tenant}
-    return Op(sql.SCHEDULE, params, lambda rows: _read_schedules(rows)[0] if rows else None)
-
-
-def _read_schedules(rows: Sequence[Row]) -> list[Schedule]:
-    return [_schedule(dict(zip(_SCHEDULE_FIELDS, row, strict=True))) for row in rows]
-
-
-def _schedule(values: Mapping[str, Any]) -> Schedule:
-    from taskrunner.triggers import parse_text  # where there are schedules
-
-    try:
-        description = parse_text(values["trigger"], values["timezone"]).describe()
-    except TriggerInvalid:  # a newer release's: it is shown as it is stored
-        description = values["trigger"]
-    return Schedule(**covered_pattern(values), description=description)

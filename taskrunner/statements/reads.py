@@ -241,4 +241,12 @@ SCHEDULES = (
     + " ORDER BY s.next_tick_at ASC NULLS LAST, s.name, s.tenant"
 )
 
+# By schedule_name: its order stays while schedules tick, so that none comes twice, or never, while one turns pages.
+SCHEDULE_PAGE = (
+    _SCHEDULE
+    + " WHERE (%(tenant)s::text IS NULL OR s.tenant = %(tenant)s)"
+    + " AND (s.tenant, s.name) > (%(past_tenant)s::text, %(past_name)s::text)"
+    + " ORDER BY s.tenant, s.name LIMIT %(limit)s::bigint"
+)
+
 SCHEDULE = _SCHEDULE + " WHERE s.name = %(name)s AND s.tenant = %(tenant)s"

@@ -331,6 +331,17 @@ def test_a_list_is_paged_by_the_last_id(cli: Cli) -> None:
     assert [task["id"] for task in cli("tasks", "list", "--after", ids[1], "--json").json()] == ids[:1]
 
 
+def test_schedules_are_paged_by_name_and_the_next_to_tick_is_the_first_of_its_page(cli: Cli) -> None:
+    for name, frequency in (("c", "1d"), ("b", "1h"), ("a", "2h")):
+        assert cli("schedules", "add", name, "Report", "--every", frequency).code == 0
+    first = cli("schedules", "list", "--limit", 2, "--json")
+    assert sorted(one["name"] for one in first.json()) == ["a", "b"]
+    assert "--after default/b" in first.err
+    rest = cli("schedules", "list", "--after", "default/b", "--json")
+    assert [one["name"] for one in rest.json()] == ["c"]
+    assert "--after" not in rest.err
+
+
 def test_a_list_takes_the_filters_together(cli: Cli, taskrunner_db: Database) -> None:
     """SPEC OPS 49."""
     old = enqueue(cli)

@@ -293,6 +293,25 @@ async def test_a_schedule_is_added_shown_changed_and_removed(
     assert conn.execute("SELECT count(*) FROM taskrunner.schedule").fetchone() == (0,)
 
 
+async def test_many_schedules_come_in_pages(ui: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:
+    await add_schedule(ui, tenant="acme")
+    assert "Pages of the list" not in await shown(ui, "/ui/schedules")
+    conn.execute(
+        "INSERT INTO taskrunner.schedule (id, name, type, tenant, trigger, next_tick_at, created_at)"
+        " SELECT gen_random_uuid(), 'n' || lpad(n::text, 3, '0'), 'Mail', 'acme', 'interval 3600',"
+        " now() - n * '1 s'::interval, now() FROM generate_series(1, 100) n"
+    )
+    first = await shown(ui, "/ui/schedules?tenant=acme")
+    assert first.count("data-schedule=") == 100
+    assert first.index('data-schedule="n099"') < first.index('data-schedule="n001"'), "the next to tick is the first"
+    link = re.search(r'rel="next" href="([^"]+)"', first)
+    assert link
+    last = await shown(ui, html.unescape(link[1]))
+    assert re.findall(r'data-schedule="([^"]+)"', last) == ["nightly"]
+    assert 'href="/ui/schedules?tenant=acme">First' in last
+    assert "No further schedule" in await shown(ui, "/ui/schedules?after=zz/")
+
+
 async def test_a_schedule_is_paused_resumed_and_run_now(ui: httpx.AsyncClient, conn: psycopg.Connection[Any]) -> None:
     await add_schedule(ui)
     for verb in ("pause", "run", "resume"):

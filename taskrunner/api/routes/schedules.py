@@ -13,6 +13,7 @@ from taskrunner import actions, reads
 from taskrunner.api.door import OpenDoor
 from taskrunner.api.models import Added
 from taskrunner.api.routes.describe import refusals
+from taskrunner.api.routes.listing import link_next
 from taskrunner.api.routes.tasks import JSON_ONLY
 from taskrunner.api.security import Actor
 from taskrunner.api.steering import (
@@ -21,6 +22,7 @@ from taskrunner.api.steering import (
     ChangeSchedule,
     Preview,
     ScheduleList,
+    ScheduleQuery,
     Ticks,
     frequency,
 )
@@ -37,7 +39,7 @@ Name = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00/]*$",
 Tenant = Annotated[Text, Query(min_length=1, max_length=200, description="Whose schedule it is.")]
 EXAMPLE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": EXAMPLE_SCHEDULE}}}}
 EXAMPLES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/json": {"example": {"schedules": [EXAMPLE_SCHEDULE]}}}}
+    200: {"content": {"application/json": {"example": {"schedules": [EXAMPLE_SCHEDULE], "next": None}}}}
 }
 
 
@@ -52,10 +54,15 @@ Plans = Annotated[Planner, Depends(planner_of)]
 
 @router.get("", operation_id="list_schedules", responses=EXAMPLES)
 async def list_(
-    door: OpenDoor, tenant: Annotated[Text | None, Query(description="Only this tenant's.")] = None
+    wanted: Annotated[ScheduleQuery, Query()], door: OpenDoor, request: Request, response: Response
 ) -> ScheduleList:
-    """List schedules, the next to tick first."""
-    return ScheduleList(schedules=await door.run(lambda: reads.schedules(tenant)))
+    """List schedules, a page at a time, the next to tick first on each.
+
+    The pages go by tenant and name, so that they do not shift while schedules tick.
+    """
+    page = await door.run(lambda: reads.schedule_page(wanted.tenant, after=wanted.after, limit=wanted.limit))
+    link_next(request, response, page.next)
+    return ScheduleList(schedules=page.items, next=page.next)
 
 
 @preview_router.get("/schedule-preview", operation_id="preview_schedule")

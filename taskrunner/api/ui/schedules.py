@@ -33,11 +33,18 @@ def planner_of(request: Request) -> Planner:
 async def schedules(request: Request) -> Response:
     """Return the page."""
     door = door_of(request)
-    found = await door.run(lambda: reads.schedules(request.query_params.get("tenant") or None))
+    tenant, after = (request.query_params.get(name) or None for name in ("tenant", "after"))
+    found = await door.run(lambda: reads.schedule_page(tenant, after=after))
     now = await door.run(reads.now)
     return page(
-        request, "schedules.html", title="Schedules", now=now, schedules=found, local=local, state=state, link=link,
+        request, "schedules.html", title="Schedules", now=now, schedules=found.items, local=local, state=state,
+        link=link, first=_list(tenant) if after else "", next=_list(tenant, found.next) if found.next else "",
     )  # fmt: skip
+
+
+def _list(tenant: str | None, after: str | None = None) -> str:
+    given = {name: value for name, value in (("tenant", tenant), ("after", after)) if value}
+    return "/ui/schedules" + (f"?{urlencode(given)}" if given else "")
 
 
 async def show(request: Request) -> Response:
