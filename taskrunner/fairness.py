@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +15,7 @@ import psycopg
 
 from taskrunner.db import Work, connect, run
 from taskrunner.errors import InvalidArgument, RegistrationError
+from taskrunner.pieces import Pieces, drive
 from taskrunner.registry.checks import check_queue
 from taskrunner.store import fair as store
 
@@ -22,8 +25,10 @@ HEAVIEST = 1000
 PATIENCE = 10.0
 """Seconds to wait for transactions that may have written tasks before the queue was fair."""
 
+PAUSE = 0.05
+"""Seconds until it is looked again whether such transactions are open."""
+
 _ROOM = 5000  # rows in one transaction: their locks are held for a moment
-_PAUSE = 0.05
 
 
 def set_fair(url: str, queue: str, *, fair: bool = True, patience: float = PATIENCE) -> bool:
@@ -52,11 +57,23 @@ def set_fair_by(
         return True
     deadline = time.monotonic() + patience
     while True:
-        settled = run(connection, store.settled(number))
-        _move(connection, queue)  # in this order: what was written before it was settled is found
+        settled, _ = drive(lambda make: run(connection, make()), telling(queue, number))
         if settled or time.monotonic() >= deadline:
             return settled
-        time.sleep(_PAUSE)
+        time.sleep(PAUSE)
+
+
+def telling(queue: str, number: int, until: float = inf) -> Pieces[tuple[bool, bool]]:
+    """Tell the tasks of a queue that it is fair since the write `number`, a part at a time.
+
+    Returns: whether no transaction is open any more that may not know, and whether all were told before the monotonic
+    time `until`. Unless both hold, it is to be done again after a pause.
+    """
+    settled = yield lambda: store.settled(number)  # first: so what was written before it was settled is found
+    after: UUID | None = UUID(int=0)
+    while after is not None and time.monotonic() < until:
+        after = (yield partial(store.move, queue, after, _ROOM)).last
+    return settled, after is None
 
 
 def set_weight(url: str, queue: str, tenant: str, weight: int) -> None:
@@ -86,9 +103,3 @@ def check_name(queue: str) -> None:
         check_queue(queue)
     except RegistrationError as error:
         raise InvalidArgument(str(error)) from None
-
-
-def _move(connection: psycopg.Connection[Any], queue: str) -> None:
-    after: UUID | None = UUID(int=0)
-    while after is not None:
-        after = run(connection, store.move(queue, after, _ROOM)).last
