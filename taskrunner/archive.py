@@ -25,6 +25,8 @@ from taskrunner.errors import DatabaseUnreachable
 
 # One janitor at a time writes archives of a database; a session's lock, since that may take minutes.
 _ALONE = "SELECT pg_try_advisory_lock(7235440318201949)"
+# Said, and not left to the connection's end, which a server may notice only after we have asked for the next lock.
+_OTHERS = "SELECT pg_advisory_unlock(7235440318201949)"
 _COPY = SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER, ENCODING 'UTF8')")
 
 
@@ -62,9 +64,8 @@ class Archive:
         Raises: `ArchiveError`, and nothing is left of the file.
         """
         try:
-            with self._connected() as conn:
-                row = conn.execute(_ALONE).fetchone()
-                return self._write(conn, name, rows) if row == (True,) else None
+            with self._connected() as conn, _alone(conn) as alone:
+                return self._write(conn, name, rows) if alone else None
         except UndefinedTable:  # another janitor has dropped it meanwhile
             return None
         except (OSError, EOFError, zlib.error, Error, DatabaseUnreachable) as error:
@@ -157,3 +158,15 @@ class Archive:
     def _go_on(self) -> None:
         if self._aborted.is_set():
             raise ArchiveError("the archive was not finished: its process is stopping")
+
+
+@contextmanager
+def _alone(conn: Connection[Any]) -> Iterator[bool]:
+    """Be the only one who archives, or say that another one does."""
+    alone = conn.execute(_ALONE).fetchone() == (True,)
+    try:
+        yield alone
+    finally:
+        if alone:
+            with suppress(Error):
+                conn.execute(_OTHERS)

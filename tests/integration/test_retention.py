@@ -7,6 +7,7 @@ import gzip
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL
 
-from taskrunner import archive, janitor
+from taskrunner import archive, db, janitor
 from taskrunner.db import Link, run
 from taskrunner.settings import Settings
 from taskrunner.spans import Unit
@@ -428,3 +429,17 @@ def test_a_file_of_other_rows_is_never_replaced(taskrunner_db: Database, tmp_pat
     for number, name in [(1, "a"), (1, "a"), (2, "a-2"), (2, "a-2"), (3, "a-3")]:
         written = writer.write("a", SQL("SELECT generate_series(1, {}) AS n").format(number))
         assert written == (tmp_path / f"{name}.csv.gz", number)
+
+
+@pytest.mark.parametrize("select", ["SELECT 1 AS n", "SELECT 1 / 0 AS n"], ids=["written", "failed"])
+def test_the_next_file_does_not_wait_for_the_last_ones_connection_to_end(
+    taskrunner_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str
+) -> None:
+    """A server that is busy ends a connection a moment after it was closed, and kept its lock until then."""
+    left = []
+    monkeypatch.setattr(db.OwnConnection, "__exit__", lambda conn, *_: left.append(conn))
+    with suppress(archive.ArchiveError):
+        archive.Archive(taskrunner_db.url, tmp_path).write(FIRST, SQL(select))
+    assert archive.Archive(taskrunner_db.url, tmp_path).write(FIRST, SQL("SELECT 1 AS n")) is not None
+    for conn in left:
+        conn.close()
