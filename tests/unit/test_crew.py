@@ -75,7 +75,7 @@ def decided(made: Crew) -> dict[UUID, object]:
 
 
 async def until(true: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - the loop's own turns are waited for
             await asyncio.sleep(0)
 
