@@ -429,7 +429,7 @@ async def test_server_and_client_may_be_in_any_time_zones(
             (view,) = await running.ended(id_)
     assert view.result == "done"
     assert view.started_at is not None
-    assert timedelta(0) <= view.started_at - at < timedelta(seconds=5)
+    assert timedelta(0) <= view.started_at - at < timedelta(minutes=5), "zones differ by a quarter of an hour at least"
 
 
 @pytest.mark.anyio

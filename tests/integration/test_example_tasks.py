@@ -94,7 +94,7 @@ class Sink:
 
     def __enter__(self) -> Sink:
         self._thread.start()
-        assert self._ready.wait(5)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -183,7 +183,7 @@ async def test_a_lock_on_the_tasks_row_holds_up_its_own_effect_alone(engine: Eng
         def effect() -> str:
             if task.priority == 100:
                 done.set()
-                locked.wait(20)
+                locked.wait(60)
             return str(task.priority)
 
         return (yield "a", effect)
@@ -192,7 +192,7 @@ async def test_a_lock_on_the_tasks_row_holds_up_its_own_effect_alone(engine: Eng
     with engine.door() as door:
         async with engine.running() as running:
             id_ = door.add(kind(), priority=100).id
-            await asyncio.to_thread(done.wait, 20)
+            await asyncio.to_thread(done.wait, 60)
             with holding(engine.url, "SELECT id FROM taskrunner.task WHERE id = %s FOR UPDATE", id_):
                 locked.set()
                 (other,) = await running.ended(door.add(kind(), priority=7).id)

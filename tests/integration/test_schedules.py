@@ -648,14 +648,18 @@ def test_the_same_name_added_by_two_at_once_is_one_schedule(world: World) -> Non
     ):
         other.execute(insert)
         added = pool.submit(queue.schedules.add, "one", Mail(), HOUR, replace=True)
-        eventually(lambda: waits_for_a_lock(world), "the second insert waits for the first one", 20)
+        eventually(lambda: waits_for_a_lock(world), "the second insert waits for the first one")
         other.commit()
         assert added.result(60).trigger == "interval 3600"
     assert world.names() == ["one"]
 
 
 def waits_for_a_lock(world: World) -> bool:
-    return bool(world.conn.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone())
+    return bool(
+        world.conn.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchone()
+    )
 
 
 # ── schedulers ───────────────────────────────────────────────────────────────────────────────────────────────────────
