@@ -20,6 +20,7 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable
 from taskrunner import events
 from taskrunner.attempt import Attempt
 from taskrunner.db import Op
+from taskrunner.errors import TaskrunnerError
 from taskrunner.jsonvalue import dump_json
 from taskrunner.leases import Pump
 from taskrunner.outcome import Bury, Finish, Release, Retry, SnoozeFor, Transition, outcome_of
@@ -88,7 +89,7 @@ class Outbox:
         self._special: dict[int, Letter] = {}
         self._at_once = BATCH  # slow endings in one transaction: fewer while it meets locks
         self._stuck: list[tuple[float, Letter]] = []
-        self._back: list[Due] = []  # pending again, and nobody has been told
+        self._back: list[tuple[float, Due]] = []  # pending again, due at this time, and nobody has been told
 
     def __len__(self) -> int:
         """How many letters wait to be taken."""
@@ -142,13 +143,18 @@ class Outbox:
         while self._special:
             chosen = [letter for letter in self._special.values() if not letter.hurried] or list(self._special.values())
             await self._write_special(pump, runner_id, _take(self._special, chosen[: self._at_once]))
-        back, self._back = self._back, []
-        try:
-            if soon := [task for task in back if task.due_in < _SOON]:
+        return await self._tell_back(pump)
+
+    async def _tell_back(self, pump: Pump) -> list[Due]:
+        """Tell the runners what is pending again and return it; a word that cannot be sent is not missed: they look."""
+        now = time.monotonic()
+        back = [task._replace(due_in=due_at - now) for due_at, task in self._back]
+        self._back.clear()
+        if soon := [task for task in back if task.due_in < _SOON]:
+            try:
                 await pump(store.announce_alone(soon))
-        except BaseException:
-            self._back += back
-            raise
+            except (TaskrunnerError, psycopg.Error) as error:
+                log.debug("the runners could not be told of %d tasks that are pending again: %s", len(soon), error)
         return back
 
     async def _write(self, pump: Pump, runner_id: UUID, kind: type, letters: Sequence[Letter]) -> None:
@@ -200,7 +206,8 @@ class Outbox:
                 (self._stick if locked else self.put_back)(unwritten)
                 raise
             events.fail_point("after_finish")
-            self._back += closed.due
+            self._back += [(time.monotonic() + task.due_in, task) for task in closed.due]
+            del self._back[:-BATCH]  # of more the runners' own looks find out
             try:
                 await self._sort(pump, runner_id, batch, {ending.id for ending in endings} - set(closed.ids))
             except BaseException:

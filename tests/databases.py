@@ -21,6 +21,9 @@ from tests.processes import PATIENCE
 _USES = 50
 """Times that a database is lent: each leaves dead rows in its catalogs."""
 
+_TRIES = 20
+"""Times that its sessions are ended before it is dropped: somebody of the test that has ended keeps coming back."""
+
 _CATALOGS = (
     *("pg_attrdef", "pg_constraint", "pg_default_acl", "pg_event_trigger", "pg_extension", "pg_foreign_server"),
     *("pg_index", "pg_inherits", "pg_language", "pg_largeobject_metadata", "pg_namespace", "pg_policy"),
@@ -59,6 +62,11 @@ SELECT md5(string_agg(part, '|' ORDER BY part)) FROM (
 ) AS parts
 """
 
+_RESTARTS = """
+SELECT format('ALTER SEQUENCE %s RESTART', oid::regclass) FROM pg_class
+ WHERE relkind = 'S' AND relnamespace = 'taskrunner'::regnamespace
+"""
+
 _USED = """
 SELECT format('%I.%I', relnamespace::regnamespace, relname)
   FROM pg_class
@@ -88,21 +96,36 @@ class Databases:
     @contextmanager
     def lent(self) -> Iterator[Database]:
         """Lend a database in which nothing is."""
-        name, uses = f"test_{secrets.token_hex(6)}", 1
-        if self._free:
-            last, uses = self._free.pop()
-            self._do("ALTER DATABASE {} RENAME TO {}", last, name)
-        else:
-            self._do("CREATE DATABASE {} TEMPLATE {}", name, TEMPLATE)
-            if not self._shape:
-                self._learn(name)
+        name, uses = self._free.pop() if self._free else (self._made(), 1)
         try:
             yield Database(self._server, name)
         finally:
-            if uses < _USES and self._emptied(name):
-                self._free.append((name, uses + 1))
-            else:
+            fresh = self._renamed(name) if uses < _USES else None
+            if fresh is None:
                 self._drop(name)
+            elif self._emptied(fresh):
+                self._free.append((fresh, uses + 1))
+            else:
+                self._drop(fresh)
+
+    def _made(self) -> str:
+        name = _new_name()
+        self._do("CREATE DATABASE {} TEMPLATE {}", name, TEMPLATE)
+        if not self._shape:
+            self._learn(name)
+        return name
+
+    def _renamed(self, name: str) -> str | None:
+        """Give it a name that nobody of the test that has ended knows; None while somebody keeps coming back."""
+        fresh = _new_name()
+        for _ in range(_TRIES):
+            self._end_sessions(name)
+            try:
+                self._do("ALTER DATABASE {} RENAME TO {}", name, fresh)
+            except psycopg.errors.ObjectInUse:
+                continue
+            return fresh
+        return None
 
     def _learn(self, name: str) -> None:
         with psycopg.connect(self._server.url_of(name), autocommit=True) as conn:
@@ -110,9 +133,9 @@ class Databases:
 
     def _emptied(self, name: str) -> bool:
         """Make it what the template is. Returns: whether that was possible."""
-        self._end_sessions(name)
         try:
             with psycopg.connect(self._server.url_of(name), autocommit=True) as conn:
+                conn.execute("SET lock_timeout = '2s'")  # of a transaction that was prepared and left
                 if not self._empty(conn):
                     return False
         except psycopg.Error:
@@ -134,7 +157,9 @@ class Databases:
         if _value(conn, _SHAPE) != self._shape:
             return False
         if used := [name for (name,) in conn.execute(_USED)]:
-            conn.execute(f"TRUNCATE {', '.join(used)} RESTART IDENTITY CASCADE".encode())
+            conn.execute(f"TRUNCATE {', '.join(used)} CASCADE".encode())
+        for (restart,) in conn.execute(_RESTARTS).fetchall():
+            conn.execute(restart)
         conn.execute("DELETE FROM pg_statistic WHERE starelid >= 16384")
         conn.execute("SELECT pg_stat_reset()")
         return True
@@ -144,6 +169,10 @@ class Databases:
 
     def _do(self, statement: str, *names: str) -> None:
         self._admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))  # type: ignore[arg-type]
+
+
+def _new_name() -> str:
+    return f"test_{secrets.token_hex(6)}"
 
 
 def _value(conn: psycopg.Connection[Any], query: str) -> Any:

@@ -49,6 +49,17 @@ def test_a_database_is_lent_again_empty_on_time_and_under_another_name(own: Data
         ).fetchone() == (-1,)
 
 
+def test_who_comes_back_to_a_database_that_was_given_back_finds_it_no_more(own: Databases) -> None:
+    with own.lent() as first, first.connect() as conn:
+        before = oid(conn)
+        conn.execute("SELECT nextval('taskrunner.audit_id_seq')")
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        first.connect()
+    with own.lent() as second, second.connect() as conn:
+        assert oid(conn) == before
+        assert conn.execute("SELECT is_called FROM taskrunner.audit_id_seq").fetchone() == (False,)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -7,15 +7,17 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from taskrunner import db, register_task
 from taskrunner import outbox as outbox_module
 from taskrunner.attempt import Attempt
-from taskrunner.db import Link, Work
+from taskrunner.db import Link, Op, Work
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.outbox import Outbox
 from taskrunner.outcome import Bury, Finish, Release, Retry, Transition
+from taskrunner.statements import enqueue
 from taskrunner.store import task as store
 from taskrunner.store.task import Claimed, Cycle
 from taskrunner.task import Task
@@ -194,6 +196,28 @@ async def test_what_is_pending_again_is_told_also_if_the_rest_of_its_batch_fails
     finally:
         await link.close()
     assert first.id in {task.id for task in back} <= set(ids)
+
+
+async def test_a_word_that_cannot_be_sent_fails_nothing(engine: Engine) -> None:
+    """DESIGN 5: NOTIFY is never required; the cycle of a runner that may not send one goes on."""
+    ids = engine.add(2)
+    runner = engine.join()
+    outbox = Outbox(lambda _: None)
+    link = Link(engine.url, name="test")
+
+    async def mute(work: Any) -> Any:
+        if isinstance(work, Op) and work.sql == enqueue.WORD:
+            raise psycopg.errors.InsufficientPrivilege("permission denied for function pg_notify")
+        return await link.run(work)
+
+    try:
+        for claim in engine.claim(runner, 2):
+            outbox.put(Attempt(claim, HOST), Retry(timedelta(), {"message": "no"}))
+            assert [task.id for task in await outbox.write_others(mute, runner)] == [claim.id]
+        assert await outbox.write_others(mute, runner) == []
+    finally:
+        await link.close()
+    assert engine.value("SELECT count(*) FROM taskrunner.task WHERE state = 'pending' AND id = ANY(%s)", ids) == 2
 
 
 async def _deliver(outbox: Outbox, wire: Wire, runner: UUID) -> None:
