@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from errno import EADDRINUSE
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -188,10 +189,13 @@ class _Port:
             server = make_server(self._host, self._port, self._app, _Server, _Quiet)
         except (OSError, OverflowError) as error:
             if first:
+                taken = getattr(error, "errno", None) == EADDRINUSE
                 log.error(
-                    "this runner works without metrics: %s port %d cannot be had: %s; free it, and it is taken within "
-                    "%.0f s, or choose another TASKRUNNER_METRICS_PORT and restart",
-                    self._host, self._port, getattr(error, "strerror", None) or error, AGAIN,
+                    "this runner works without metrics: %s port %d cannot be had: %s; "
+                    "%s TASKRUNNER_METRICS_PORT%s and restart",
+                    self._host, self._port, getattr(error, "strerror", None) or error,
+                    f"free it, and it is taken within {AGAIN:.0f} s, or choose another" if taken else "change",
+                    "" if taken else " or TASKRUNNER_METRICS_HOST",
                 )  # fmt: skip
             return None
         host, given = server.server_address[:2]

@@ -146,9 +146,8 @@ def _told(request: Request, detail: Mapping[str, Any], body: object) -> dict[str
         return _field(path[:1], f"is no JSON: {detail['ctx']['error']}, at {place}")
     if detail["type"] == "extra_forbidden" and path[0] == "query":
         name = str(path[-1])
-        close = (
-            f"; did you mean {_OTHER_NAMES[name]!r}?" if name in _OTHER_NAMES else suggest(name, _parameters(request))
-        )
+        known, meant = _parameters(request), _OTHER_NAMES.get(name)
+        close = f"; did you mean {meant!r}?" if meant in known else suggest(name, known)
         return _field(path, f"there is no such parameter{close}")
     return _field(path, detail["msg"])
 

@@ -146,7 +146,7 @@ def _suspect(task: Task) -> Steps[Why | None]:
     if not task.crashes or not (yield Op(sql.MAY, {}, list))[0][0]:
         return None
     taken, able = (yield Op(sql.SUSPECTS, {"queue": task.queue, "type": task.type}, list))[0]
-    if taken < able:
+    if not able or taken < able:
         return None
     return task.because(
         "suspect",
