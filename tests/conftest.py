@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +25,41 @@ if TYPE_CHECKING:
     from taskrunner.testing.database import Database, Server
     from tests.databases import Databases
     from tests.engine import Engine
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Iterator[Any]:
+    """Let each report be sent by a worker: tests of odd text leave halves of characters in what was captured."""
+    return _sendable((yield))
+
+
+def _sendable(part: Any) -> Any:
+    if isinstance(part, str):
+        return part.encode("utf-8", "backslashreplace").decode()
+    if isinstance(part, dict):
+        return {_sendable(key): _sendable(value) for key, value in part.items()}
+    return type(part)(map(_sendable, part)) if isinstance(part, list | tuple) else part
+
+
+@pytest.fixture(autouse=True)
+def logging_given_back() -> Iterator[None]:
+    """Undo what a test does to logging, by `logs.configure` or by a command that it runs in this process."""
+    root, hook = logging.getLogger(), threading.excepthook
+    handlers = root.handlers[:]
+    levels = {logger: logger.level for logger in _loggers()}
+    yield
+    threading.excepthook = hook
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    for logger in _loggers():
+        if logger.level != levels.get(logger, logging.NOTSET):
+            # By the method: every logger forgets with it whether it was enabled.
+            logger.setLevel(levels.get(logger, logging.NOTSET))
+
+
+def _loggers() -> list[logging.Logger]:
+    root = logging.getLogger()
+    return [root, *(one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
 
 
 @pytest.fixture(scope="session")

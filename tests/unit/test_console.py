@@ -293,17 +293,7 @@ def test_a_watch_on_a_terminal_fits_its_screen_and_leaves_it_as_it_was() -> None
 # ── logs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def root() -> Iterator[logging.Logger]:
-    """Give the root logger back as it was."""
-    logger = logging.getLogger()
-    handlers, level = list(logger.handlers), logger.level
-    yield logger
-    logger.handlers[:], logger.level = handlers, level
-    logging.captureWarnings(capture=False)
-
-
-def test_json_logs_are_one_object_a_line_with_the_fields_given(root: logging.Logger) -> None:
+def test_json_logs_are_one_object_a_line_with_the_fields_given() -> None:
     stream = io.StringIO()
     logs.configure("info", "json", stream=stream)
     log = logging.getLogger("taskrunner.test")
@@ -320,7 +310,7 @@ def test_json_logs_are_one_object_a_line_with_the_fields_given(root: logging.Log
     assert datetime.fromisoformat(line["time"]).tzinfo is not None
 
 
-def test_text_logs_in_a_pipe_are_plain_and_no_message_forges_a_line(root: logging.Logger) -> None:
+def test_text_logs_in_a_pipe_are_plain_and_no_message_forges_a_line() -> None:
     stream = io.StringIO()
     logs.configure("info", "text", stream=stream)
     logging.getLogger("taskrunner.test").warning("first\n2026 [error] \x1b[31mforged")
@@ -335,9 +325,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_at_a_terminal_a_line_is_the_time_the_level_and_what_happened(
-    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_a_terminal_a_line_is_the_time_the_level_and_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     stream = Terminal()
     logs.configure("info", "auto", stream=stream)
@@ -345,7 +333,7 @@ def test_at_a_terminal_a_line_is_the_time_the_level_and_what_happened(
     assert re.fullmatch(r"\d\d:\d\d:\d\d \[info\] it goes on\n", stream.getvalue())
 
 
-def test_a_text_line_about_a_task_begins_with_the_task(root: logging.Logger) -> None:
+def test_a_text_line_about_a_task_begins_with_the_task() -> None:
     stream = io.StringIO()
     logs.configure("info", "text", stream=stream)
     extra = {"task_type": "Mail", "task_id": "01a2", "task_try": 2}
@@ -354,14 +342,14 @@ def test_a_text_line_about_a_task_begins_with_the_task(root: logging.Logger) -> 
     assert "task_id" not in stream.getvalue()
 
 
-def test_auto_is_json_where_there_is_no_terminal_and_configuring_twice_writes_once(root: logging.Logger) -> None:
+def test_auto_is_json_where_there_is_no_terminal_and_configuring_twice_writes_once() -> None:
     first, second = io.StringIO(), io.StringIO()
     logs.configure("info", "auto", stream=first)
     logs.configure("warning", "auto", stream=second)
     logging.getLogger("taskrunner.test").warning("once")
     assert first.getvalue() == ""
     assert json.loads(second.getvalue())["message"] == "once"
-    assert root.level == logging.WARNING
+    assert logging.getLogger().level == logging.WARNING
 
 
 # ── flows ────────────────────────────────────────────────────────────────────────────────────────────────────────────

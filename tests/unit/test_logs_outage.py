@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,14 +12,10 @@ from taskrunner.errors import Conflict, DatabaseUnreachable
 
 
 @pytest.fixture
-def written() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+def written() -> io.StringIO:
     stream = io.StringIO()
     logs.configure("info", "text", stream=stream)
-    yield stream
-    root.handlers[:], root.level = handlers, level
-    logging.captureWarnings(capture=False)
+    return stream
 
 
 def test_one_outage_is_told_once_by_each_place_that_meets_it(written: io.StringIO) -> None:
