@@ -42,10 +42,10 @@ _NEXT = """               SELECT coalesce(
                    END) AS tenant
 """
 
-# What it weighs, and `spent`, what the cursor's tenant has had of its turn.
+# What it weighs, and `spent`, what the cursor's tenant has had of its turn, or `turns`.
 _WEIGHT = """               SELECT a.weight, CASE WHEN n.tenant < s.tenant THEN s.lap ELSE 1 END AS lap,
                       CASE WHEN s.place = 0 AND n.tenant = %(tenant)s AND %(left)s > 0
-                           THEN greatest(a.weight - %(left)s, 0) ELSE 0 END AS spent
+                           THEN greatest(a.weight * %(turns)s - %(left)s, 0) ELSE 0 END AS spent
                  FROM (SELECT greatest(coalesce((line.weights ->> n.tenant)::int, 1), 1) AS weight) a
 """
 
@@ -191,7 +191,8 @@ SELECT NULL, e.left_over, e.tenant, NULL, NULL, (NOT l.whole)::int,
         ORDER BY a.rank, a.turn DESC, a.place DESC, a.left_over LIMIT 1) e
 """
 
-# Many tenants, of whom one round is enough, and no two fronts of the same priority: each is locked as it is met.
+# Many tenants, of whom one round is enough, and no two fronts of the same priority: each is locked as it is met. A
+# large claim takes two `turns` of each, for half of what a task costs here is the way to its tenant.
 _WIDE = (
     """,
 circle AS MATERIALIZED (
@@ -220,9 +221,9 @@ circle AS MATERIALIZED (
                              AND t.maturity_at <= taskrunner.clock()
                              AND (t.maturity_at, t.id) >= (f.floor_at, f.floor_id)
                              AND (%(suspects)s OR t.crashes = 0)
-                           ORDER BY t.maturity_at, t.id LIMIT least(w.weight - w.spent, %(room)s - s.load)
+                           ORDER BY t.maturity_at, t.id LIMIT least(w.weight * %(turns)s - w.spent, %(room)s - s.load)
                              FOR UPDATE SKIP LOCKED) t
-                    LIMIT least(w.weight - w.spent, %(room)s - s.load)) AS ids
+                    LIMIT least(w.weight * %(turns)s - w.spent, %(room)s - s.load)) AS ids
                OFFSET 0) d
          WHERE s.place < 2000 AND s.load < %(room)s AND n.tenant IS NOT NULL
            AND (w.lap = 0 OR n.tenant >= %(before)s)
@@ -234,7 +235,7 @@ circle AS MATERIALIZED (
 )
 
 _WIDE_CURSOR = """UNION ALL
-SELECT NULL, c.weight - c.spent - cardinality(c.ids), c.tenant, NULL, NULL,
+SELECT NULL, c.weight * %(turns)s - c.spent - cardinality(c.ids), c.tenant, NULL, NULL,
        (c.load >= %(room)s OR c.place >= 2000)::int,
        (SELECT jsonb_object_agg(w.tenant, w.weight) FROM circle w WHERE w.weight <> 1)::text,
        NULL, NULL, NULL, NULL, NULL, NULL, true

@@ -12,6 +12,10 @@ from taskrunner.statements import fair as hot
 from taskrunner.statements import fairness as sql
 from taskrunner.store.task import Claimed, Cycle, Cycled, Due, Turn, announce, cycle_params, distinct_priorities
 
+LARGE = 100
+"""A claim of so many tasks takes two turns of each of many tenants. Only runners of short tasks claim so many at once,
+so that a turn comes soon again."""
+
 
 def cycle(asked: Cycle, turn: Turn, *, strays: bool = True) -> Op[Cycled]:
     """End, mark and claim in one round trip, as `store.task.cycle`; tenants come in turn, beginning at `turn`.
@@ -21,8 +25,9 @@ def cycle(asked: Cycle, turn: Turn, *, strays: bool = True) -> Op[Cycled]:
     before = _before(turn)
     params = {**cycle_params(asked), "tenant": turn.tenant, "left": turn.left, "before": before}
     if turn.wide and distinct_priorities(asked):
-        return Op(hot.CYCLE_WIDE, params, lambda rows: _cycled(rows, turn, more=True))
-    return Op(hot.CYCLE_FAIR, {**params, "strays": strays}, lambda rows: _cycled(rows, turn, more=False))
+        turns = 2 if asked.room >= LARGE else 1
+        return Op(hot.CYCLE_WIDE, {**params, "turns": turns}, lambda rows: _cycled(rows, turn, more=True))
+    return Op(hot.CYCLE_FAIR, {**params, "turns": 1, "strays": strays}, lambda rows: _cycled(rows, turn, more=False))
 
 
 def in_turn(claims: Sequence[Claimed], weights: Mapping[str, int], turn: Turn) -> list[Claimed]:

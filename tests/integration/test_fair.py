@@ -97,6 +97,18 @@ def test_the_types_of_one_tenant_are_one_line(engine: Engine) -> None:
     assert second
 
 
+def test_a_large_claim_of_many_tenants_takes_two_turns_of_each_and_a_small_one_takes_one(engine: Engine) -> None:
+    make_fair(engine, t299=3)
+    name = ("'t' || 100 + i %% 200",)
+    engine.flood(2000, tenant=name, fair_tenant=name)
+    going = Round(engine)
+    first, small, large, again = ([claim.tenant for claim in going.claim(room)] for room in (100, 50, 100, 200))
+    assert Counter(first) == {"t299": 3} | {f"t{number}": 1 for number in range(202, 299)}
+    assert small == [f"t{number}" for number in range(201, 151, -1)]
+    assert large == [f"t{number}" for number in range(151, 101, -1)] * 2
+    assert Counter(again) == {"t299": 6} | {f"t{number}": 2 for number in (101, 100, *range(204, 299))}
+
+
 def a_newcomer_is_among_the_next_two(engine: Engine) -> None:
     make_fair(engine)
     fill(engine, A=100)
