@@ -261,6 +261,14 @@ class Settings(BaseModel):
             raise ValueError(f"must be at least {least}, 2.5 times the heartbeat of {format_duration(heartbeat)}")
         return lease
 
+    @field_validator("metrics_port")
+    @classmethod
+    def _one_for_each_runner(cls, port: int | None, info: ValidationInfo) -> int | None:
+        highest = 65_536 - info.data.get("processes", 1)  # absent where it is invalid itself
+        if port is not None and port > highest:
+            raise ValueError(f"must be at most {highest}: each of the {65_536 - highest} runners has the next port")
+        return port
+
     @field_validator("api_token")
     @classmethod
     def _sendable(cls, token: SecretStr | None) -> SecretStr | None:

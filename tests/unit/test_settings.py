@@ -367,6 +367,15 @@ def test_a_heartbeat_too_slow_for_the_default_lease_is_refused() -> None:
     assert load({"heartbeat": "6s"}).lease == timedelta(seconds=15)
 
 
+def test_each_runner_needs_a_metrics_port_of_its_own() -> None:
+    text = complaint(metrics_port="65535", processes="3")
+    assert "metrics_port = 65535" in text
+    assert "must be at most 65533: each of the 3 runners has the next port" in text
+    assert load({"metrics_port": "65533", "processes": "3"}).metrics_port == 65_533
+    assert load({"metrics_port": "65535"}).metrics_port == 65_535
+    assert load({"metrics_port": "0", "processes": "256"}).metrics_port == 0
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "example.org", "localhost.example.org"])  # noqa: S104
 def test_off_loopback_the_api_needs_a_token(host: str) -> None:
     assert "set TASKRUNNER_API_TOKEN" in complaint(api_host=host)
