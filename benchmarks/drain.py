@@ -42,7 +42,7 @@ def one_process(context: Context) -> list[Figure]:
         Figure(f"one runner process, {TUNED} slots", rates, "/s"),
         Figure("client CPU", [each.client_us for each in found["runner"]], "µs"),
         at_least("of the bare SQL loop", ratios(rates, rates_of(found["bare loop"])), 70, "%"),
-        *against_peers("one", {"graphile": 1.2, "pgqueuer": 3, "procrastinate": 40, "celery": 40}),
+        *against_peers(1),
     ]
 
 
@@ -52,7 +52,7 @@ def two_processes(context: Context) -> list[Figure]:
     found = in_turn(context, {"two": runner}, batch, processes=2)
     return [
         Figure(f"two runner processes, {TUNED} slots each", rates_of(found["two"]), "/s"),
-        *against_peers("two", {"graphile": 1.0}),
+        *against_peers(2),
     ]
 
 

@@ -19,6 +19,7 @@ from benchmarks.peers.catalogue import BY_NAME, PEERS, Peer
 from benchmarks.peers.environments import PLOT, python_with
 from benchmarks.peers.scenarios import SAMPLES
 from benchmarks.peers.table import series
+from benchmarks.published import SOURCE, against_peers
 
 DOCS = ROOT / "docs"
 PAGE, README = DOCS / "benchmarks.md", ROOT / "README.md"
@@ -152,7 +153,7 @@ def _targets(bench: Run | None) -> Iterator[str]:
 def _target_lines(row: Row) -> Iterator[str]:
     said = "" if row.state == "measured" else _cell(f"{row.state}: {row.reason}")
     yield f"| {row.number} | **{row.title}** | {said} | | |"
-    for figure in row.figures:
+    for figure in (*(one for one in row.figures if SOURCE not in one.what), *against_peers(row.number)):
         mark = {None: "", True: "yes", False: "**no**"}[figure.reached]
         yield f"| | {_cell(figure.what)} | {spread(figure.values, figure.unit)} | {figure.target} | {mark} |"
 

@@ -9,6 +9,13 @@ from typing import Any
 from benchmarks.harness.results import FOLDER, Figure, at_least, ratios
 
 OURS = "taskrunner"
+BESIDE: Mapping[int, tuple[str, Mapping[str, float]]] = {
+    1: ("one", {"graphile": 1.2, "pgqueuer": 3, "procrastinate": 40, "celery": 40}),
+    2: ("two", {"graphile": 1.0}),
+}
+"""The rows with such targets: the scenario of the peers' run, and how many times as fast we want to be."""
+
+SOURCE = "(peers' run)"
 TITLES = {
     "taskrunner": "taskrunner",
     "graphile": "Graphile Worker",
@@ -33,8 +40,11 @@ def rates(run: Mapping[str, Any], name: str, scenario: str) -> list[float]:
     return [entry["rate"] for entry in found if "rate" in entry]
 
 
-def against_peers(scenario: str, factors: Mapping[str, float]) -> list[Figure]:
-    """Return a figure for each peer: our rate over its, round by round of the run that measured both."""
+def against_peers(row: int) -> list[Figure]:
+    """Return a figure for each peer: our rate over its, round by round of the last run that measured both."""
+    if row not in BESIDE:
+        return []
+    scenario, factors = BESIDE[row]
     run = peers_run()
     if run is None:
         return [Figure("beside the peers: run make bench-peers first", (), "", "see there")]
@@ -42,7 +52,7 @@ def against_peers(scenario: str, factors: Mapping[str, float]) -> list[Figure]:
     own = rates(run, OURS, scenario)
     for name, factor in factors.items():
         theirs = rates(run, name, scenario)
-        what = f"of {TITLES[name]} (peers' run)"
+        what = f"of {TITLES[name]} {SOURCE}"
         if own and len(own) == len(theirs):
             quotients = [ratio / 100 for ratio in ratios(own, theirs)]
             figures.append(at_least(what, quotients, factor, "×"))
