@@ -22,7 +22,7 @@ from taskrunner.effects import Effects
 from taskrunner.errors import LeaseLost
 from taskrunner.executors import Call, CallEnd, Executors, Handle
 from taskrunner.jsonvalue import dump_json
-from taskrunner.outbox import Outbox, end_of
+from taskrunner.outbox import Letter, Outbox, end_of
 from taskrunner.outcome import Finish, Release, Transition
 from taskrunner.pace import Pace
 from taskrunner.recorder import Recorder
@@ -286,12 +286,15 @@ class Crew:
             if self.progress.get(claim) == text and (claim[0] in written or claim not in running):
                 del self.progress[claim]
 
-    def last_words(self) -> dict[tuple[UUID, int], str]:
-        """Take what tasks that have ended said last: to be written before their ends are."""
+    def last_words(self, letters: Sequence[Letter]) -> dict[tuple[UUID, int], str]:
+        """Return what the tasks of these letters said last: to be written before their ends are.
+
+        Not those of others: whoever writes their ends would find nothing, and be quicker than what is under way.
+        """
         if not self.progress:
             return {}
-        running = {(attempt.claim.id, attempt.claim.claim_no) for attempt in self.active}
-        return {claim: self.progress.pop(claim) for claim in self.progress.keys() - running}
+        claims = ((letter.attempt.claim.id, letter.attempt.claim.claim_no) for letter in letters)
+        return {claim: self.progress[claim] for claim in claims if claim in self.progress}
 
     def exhausted(self) -> None:
         """Something that runs need cannot be had (a thread, a process, a mark): claim nothing for a while."""

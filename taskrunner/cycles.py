@@ -137,7 +137,7 @@ class Cycles:
         outbox = self._crew.outbox
         while letters := outbox.take():
             try:
-                await outbox.write_last_words(self.run, runner_id)
+                await outbox.write_last_words(self.run, runner_id, letters)
                 asked = Cycle(runner_id, [letter.ending() for letter in letters])
                 cycled = await self.run(store.cycle(asked))
             except REFUSED:
@@ -197,7 +197,7 @@ class Cycles:
             if letters:
                 events.fail_point("before_finish")
             try:
-                await outbox.write_last_words(lane.run, runner_id)
+                await outbox.write_last_words(lane.run, runner_id, letters)
                 cycled = await lane.run(_statement(asked, plan))
             except BaseException as error:
                 (outbox.refused if isinstance(error, REFUSED) else outbox.put_back)(letters)

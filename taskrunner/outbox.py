@@ -70,7 +70,7 @@ class Letter:
         return Ending(claim.id, claim.claim_no, attempt.run_seconds, attempt.age, detail=detail, delay=delay)
 
 
-Words = Callable[[], Mapping[tuple[UUID, int], str]]
+Words = Callable[[Sequence[Letter]], Mapping[tuple[UUID, int], str]]
 _Write = Callable[[Sequence[Ending]], Awaitable[Closed]]
 
 
@@ -80,8 +80,8 @@ class Outbox:
     Whoever writes letters takes them, so that no two cycles write the same one, and puts them back if it failed.
     """
 
-    def __init__(self, settled: Callable[[Attempt], None], last_words: Words = dict) -> None:
-        """`last_words` takes what runs that are over said of their progress and nobody has written yet."""
+    def __init__(self, settled: Callable[[Attempt], None], last_words: Words = lambda letters: {}) -> None:
+        """`last_words` returns what the runs of some letters said last of their progress, if it is not written yet."""
         self._settled = settled
         self._last_words = last_words
         self._finishes: dict[int, Letter] = {}
@@ -128,9 +128,9 @@ class Outbox:
         """A cycle took the letters it was `sent`, but for those `left`."""
         await self._sort(pump, runner_id, sent, {id_ for id_, _ in left})
 
-    async def write_last_words(self, pump: Pump, runner_id: UUID) -> None:
-        """Write what was said last by those whose letters have been taken: afterwards their rows are gone."""
-        if words := self._last_words():
+    async def write_last_words(self, pump: Pump, runner_id: UUID, letters: Sequence[Letter]) -> None:
+        """Write what was said last by those whose letters these are: afterwards their rows are gone."""
+        if words := self._last_words(letters):
             await pump(store.progress(runner_id, words))
 
     async def write_others(self, pump: Pump, runner_id: UUID) -> list[Due]:
@@ -192,7 +192,7 @@ class Outbox:
             endings = [letter.ending() for letter in batch]
             events.fail_point("before_finish")
             try:
-                await self.write_last_words(pump, runner_id)
+                await self.write_last_words(pump, runner_id, batch)
                 closed = await write(endings)
             except REFUSED as error:
                 if half := len(batch) // 2:

@@ -13,10 +13,14 @@ import pytest
 from taskrunner import db, register_task
 from taskrunner import outbox as outbox_module
 from taskrunner.attempt import Attempt
+from taskrunner.crew import Crew
 from taskrunner.db import Link, Op, Work
+from taskrunner.effects import Effects
 from taskrunner.errors import DatabaseUnreachable
 from taskrunner.outbox import Outbox
 from taskrunner.outcome import Bury, Finish, Release, Retry, Transition
+from taskrunner.registry import Registry
+from taskrunner.settings import Settings
 from taskrunner.statements import enqueue
 from taskrunner.store import task as store
 from taskrunner.store.task import Claimed, Cycle
@@ -44,6 +48,42 @@ class Wire:
             self.loses = False
             raise DatabaseUnreachable("the reply is lost")
         return answer
+
+
+async def test_the_last_word_on_progress_is_written_by_whom_writes_the_end_and_not_lost_with_a_connection(
+    engine: Engine,
+) -> None:
+    """Two cycles: if one took the word of a task whose end the other writes, that end could be the quicker one."""
+    engine.add(2)
+    runner = engine.join()
+    crew = Crew(
+        Registry(),
+        Settings(),
+        recorder=None,
+        effects=Effects("", Settings(), lambda: runner),  # no task here asks for any
+        mark_suspect=HOST,
+        changed=lambda: None,
+        overrun=lambda: None,
+    )
+    outbox = Outbox(lambda attempt: None, crew.last_words)
+    claims = engine.claim(runner, 2)
+    for claim in claims:
+        crew.progress[claim.id, claim.claim_no] = '{"done": 9}'
+        outbox.put(Attempt(claim, HOST), Finish("succeeded"))
+    letters = outbox.take()
+    link = Link(engine.url, name="test")
+    wire = Wire(link)
+    try:
+        wire.loses = True
+        with pytest.raises(DatabaseUnreachable):
+            await outbox.write_last_words(wire, runner, letters[:1])
+        engine.conn.execute("UPDATE taskrunner.task SET progress = NULL")  # as if it was lost on its way there
+        await outbox.write_last_words(wire, runner, letters[:1])
+        assert [engine.view(claim.id).progress for claim in claims] == [{"done": 9}, None]
+        await outbox.write_last_words(wire, runner, letters[1:])
+        assert [engine.view(claim.id).progress for claim in claims] == [{"done": 9}] * 2
+    finally:
+        await link.close()
 
 
 @pytest.mark.parametrize("decision", [Release(), Finish("succeeded")], ids=["release", "finish"])
