@@ -260,6 +260,8 @@ class Crew:
             self.ended(attempt, attempt.unrun())
 
     def _settled(self, attempt: Attempt) -> None:
+        if self.progress:
+            self.progress.pop((attempt.claim.id, attempt.claim.claim_no), None)
         if self._held.get(attempt.claim.id.int) is attempt:
             del self._held[attempt.claim.id.int]
             events.emit(events.Settled, attempt.claim.id, attempt.claim.claim_no)
